@@ -1,0 +1,1 @@
+"""Every SQL statement and every Redis command of the service, and nothing else."""

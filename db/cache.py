@@ -1,0 +1,298 @@
+"""What Redis holds, and the one rule of using it: it may vanish at any moment, and nothing gets wrong.
+
+Two kinds of keys. One per user: the packed memberships, or a lease while somebody reads them from PostgreSQL. And one
+for all: the *state*, which is the version of the catalogue and a *generation*. A list counts only under the generation
+that it was stored under. A process that could not invalidate, or that has seen Redis away, removes the state before it
+trusts Redis again: whatever was stored before is then of an old generation and no longer read by anyone.
+"""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import OutOfMemoryError, RedisError
+
+log = logging.getLogger(__name__)
+
+STATE = b"segmentql:state"
+USER = b"segmentql:user:"
+# First byte of a user's key.
+LIST, LEASE = b"V", b"L"
+GENERATION_LENGTH = 12
+# Longer than the slowest fill: a read's statement timeout is 2.5 s (db/connections.py).
+LEASE_MS = 3_000
+# A process that Redis is cut off from cannot invalidate. With the lease this stays below the promised minute; spread,
+# so that lists stored together do not all have to be read again together.
+TTL_MS = (45_000, 55_000)
+CONNECTIONS = 16
+# Consecutive reads that fail before Redis is left alone.
+FAILURES = 3
+PROBE_SECONDS = 0.1
+HEALTH_SECONDS = 0.25
+
+# For each key what is there, or '' when it was free and now holds the caller's lease.
+TAKE_LEASES = """
+local valid, found = ARGV[2], {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if value and (string.sub(value, 1, 1) == 'L' or string.sub(value, 1, #valid) == valid) then
+    found[i] = value
+  else
+    redis.call('SET', key, ARGV[1], 'PX', ARGV[3])
+    found[i] = ''
+  end
+end
+return found
+"""
+# A list is stored only where the caller's own lease still is: whoever changed the user meanwhile has removed it.
+FILL = """
+local stored = 0
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then
+    redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
+    stored = stored + 1
+  end
+end
+return stored
+"""
+# Two processes may announce in either order: the version only rises. Without a state a new generation begins.
+ANNOUNCE = """
+local state = redis.call('GET', KEYS[1])
+if state then
+  local generation, version = string.match(state, '^(.-):(%d+)$')
+  if tonumber(version) < tonumber(ARGV[2]) then
+    redis.call('SET', KEYS[1], generation .. ':' .. ARGV[2])
+  end
+else
+  redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2])
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    generation: bytes
+    catalogue_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    # None: nobody has said yet which generation and version count.
+    state: State | None
+    # In the order asked: a packed list, or None.
+    lists: list[memoryview | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    lease: bytes
+    # Users whose lists are now ours to read from PostgreSQL and to `fill`.
+    ours: list[str]
+    # Lists that somebody else has stored meanwhile.
+    lists: dict[str, memoryview]
+    # Users whose lists somebody else is reading, with that reader's lease.
+    others: dict[str, bytes]
+
+
+class Cache:
+    """Every command that is sent to Redis.
+
+    No method raises because of Redis: what cannot be had within the budget is None, and the caller asks PostgreSQL.
+    """
+
+    def __init__(self, url: str, budget_ms: int) -> None:
+        self._budget = budget_ms / 1000
+        # redis-py would otherwise wait five seconds, ten times over, and send commands twice; `_in_time` keeps time.
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS,
+            timeout=None,
+            socket_timeout=None,
+            socket_connect_timeout=None,
+            retry=Retry(NoBackoff(), 0),
+            protocol=3,
+        )
+        self._redis: Redis = Redis(connection_pool=pool)
+        self._take_leases = self._redis.register_script(TAKE_LEASES)
+        self._fill = self._redis.register_script(FILL)
+        self._announce = self._redis.register_script(ANNOUNCE)
+        self._failures = 0
+        self._leases = 0
+        self._process = secrets.token_hex(8).encode()
+        # Nothing is known about Redis before the first probe has answered.
+        self.available = False
+        # Changes that Redis was not told of: as long as there are any, what it holds may be stale.
+        self._untold = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Watch over Redis for as long as the block lasts."""
+        await self._probe()
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            await self._redis.aclose()
+            await self._redis.connection_pool.disconnect()
+
+    async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
+        """The state and the users' lists, in one command."""
+        found = await self._read(lambda: self._redis.mget([STATE, *map(_key, user_ids)]))
+        if found is None:
+            return None
+        state = _state(found[0])
+        if state is None:
+            return Fetched(None, [None] * len(user_ids))
+        return Fetched(state, [_list(value, state.generation) for value in found[1:]])
+
+    async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
+        """Become the one who reads these users' lists from PostgreSQL, where nobody else is and none is stored."""
+        self._leases += 1
+        lease = b"%b%b.%d" % (LEASE, self._process, self._leases)
+        keys = [_key(user_id) for user_id in user_ids]
+        found = await self._read(lambda: self._take_leases(keys=keys, args=[lease, LIST + generation, LEASE_MS]))
+        if found is None:
+            return None
+        leased = Leased(lease, [], {}, {})
+        for user_id, value in zip(user_ids, found, strict=True):
+            if not value:
+                leased.ours.append(user_id)
+            elif value.startswith(LEASE):
+                leased.others[user_id] = value
+            else:
+                leased.lists[user_id] = memoryview(value)[1 + GENERATION_LENGTH :]
+        return leased
+
+    async def fill(self, lease: bytes, generation: bytes, lists: Mapping[str, bytes]) -> int:
+        """Store lists that were read under that lease; return how many of them it still held for."""
+        args: list[bytes | int] = [lease]
+        for packed in lists.values():
+            args += [LIST + generation + packed, random.randint(*TTL_MS)]  # noqa: S311  # spreads load, keeps no secret
+        keys = [_key(user_id) for user_id in lists]
+        return await self._read(lambda: self._fill(keys=keys, args=args)) or 0
+
+    async def plant(self, catalogue_version: int) -> State | None:
+        """Begin a generation at that version, if there is none; the one that counts is returned."""
+        state = b"%b:%d" % (_new_generation(), catalogue_version)
+        found = await self._read(lambda: self._redis.set(STATE, state, nx=True, get=True), absent=state)
+        return None if found is None else _state(found)
+
+    async def invalidate(self, user_ids: Sequence[str]) -> None:
+        """Forget the users' lists. To be called after the commit and before the answer."""
+        await self._change(lambda: self._redis.unlink(*map(_key, user_ids)))
+
+    async def announce(self, catalogue_version: int) -> None:
+        """Let every process know that the catalogue has reached that version. After the commit, before the answer."""
+        args: list[bytes | int] = [_new_generation(), catalogue_version]
+        await self._change(lambda: self._announce(keys=[STATE], args=args))
+
+    async def renounce(self) -> None:
+        """Remove the state: every list stored so far is void, and the catalogue's version is asked of PostgreSQL."""
+        await self._change(lambda: self._redis.unlink(STATE))
+
+    async def _read(self, command: Callable[[], Awaitable[Any]], absent: bytes | None = None) -> Any:
+        """The command's answer, `absent` when that is nil, or None when it cannot be had."""
+        if not self.available:
+            return None
+        try:
+            answer = await self._in_time(command)
+        except OutOfMemoryError:
+            return None  # Redis is well and merely full: what is not stored is read from PostgreSQL
+        except (RedisError, OSError, TimeoutError) as error:
+            self._failures += 1
+            if self._failures >= FAILURES:
+                self._leave(error)
+            return None
+        self._failures = 0
+        return absent if answer is None else answer
+
+    async def _change(self, command: Callable[[], Awaitable[object]]) -> None:
+        """Run a command that others rely on; when it fails, Redis is not to be trusted until the state was removed."""
+        if not self.available:
+            self._untold += 1
+            return
+        try:
+            await self._in_time(command)
+        except OutOfMemoryError:
+            # Only removing is possible. Without the state everyone asks PostgreSQL.
+            await self.renounce()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._leave(error)
+
+    async def _in_time(self, command: Callable[[], Awaitable[object]]) -> object:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._budget):
+                return await command()
+        except TimeoutError:
+            if time.monotonic() - started < 2 * self._budget:
+                raise
+        # It was this process that was late, not Redis: the answer may have been waiting. Every command may run twice.
+        async with asyncio.timeout(self._budget):
+            return await command()
+
+    def _leave(self, error: Exception) -> None:
+        """Use Redis no more until a probe has come back from it.
+
+        Other processes may fail to invalidate while this one sees nothing but a slow read, so it counts as untold.
+        """
+        self._untold += 1
+        if self.available:
+            log.warning("Redis does not answer, reads go to PostgreSQL: %s", str(error) or type(error).__name__)
+        self.available = False
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS if self.available else PROBE_SECONDS)
+            await self._probe()
+
+    async def _probe(self) -> None:
+        """Notice that Redis is away also without traffic, and come back to it only when nothing stale in it counts."""
+        was_available, untold = self.available, self._untold
+        try:
+            async with asyncio.timeout(HEALTH_SECONDS):
+                if untold == 0:
+                    await self._redis.ping()
+                else:
+                    await self._redis.unlink(STATE)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._leave(error)
+            return
+        # A change that was made while the answer was on its way may have come too late for it: once more.
+        if was_available or self._untold != untold:
+            return
+        self._untold, self._failures, self.available = 0, 0, True
+        log.info("Redis answers, reads use it")
+
+
+def _key(user_id: str) -> bytes:
+    return USER + user_id.encode()
+
+
+def _list(value: bytes | None, generation: bytes) -> memoryview | None:
+    if value is None or not value.startswith(LIST + generation):
+        return None
+    return memoryview(value)[1 + GENERATION_LENGTH :]
+
+
+def _state(value: bytes | None) -> State | None:
+    if value is None:
+        return None
+    generation, _, version = value.partition(b":")
+    return State(generation, int(version))
+
+
+def _new_generation() -> bytes:
+    return secrets.token_urlsafe(9).encode()

@@ -1,0 +1,44 @@
+"""What time the database thinks it is: that decides about an expiry, whatever this machine's clock says."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+# Instants travel as PostgreSQL keeps them: whole microseconds since this one.
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# PostgreSQL's `infinity`.
+NEVER = 2**63 - 1
+# No crystal of a server is worse; an estimate loses this much certainty with time.
+DRIFT = 100e-6
+
+
+class Clock:
+    """The database's clock, estimated from this process's monotonic one.
+
+    An observation tells the offset between the two only up to its round trip. Of all instants that are possible the
+    latest is taken: a membership may be seen to expire a round trip early, and is never served after its end.
+    """
+
+    def __init__(self) -> None:
+        self._low = 0
+        self._high = 0
+        self._observed = float("-inf")
+
+    def observe(self, sent: float, received: float, instant: int) -> None:
+        """Take in that the database's clock showed `instant` between two moments of `time.monotonic`."""
+        low, high = instant - int(received * 1e6), instant - int(sent * 1e6)
+        if self._observed > float("-inf"):
+            slack = int((received - self._observed) * DRIFT * 1e6) + 1
+            wide_low, wide_high = self._low - slack, self._high + slack
+            # When the two exclude each other the database's clock was set: the new observation stands alone.
+            if low <= wide_high and wide_low <= high:
+                low, high = max(low, wide_low), min(high, wide_high)
+        self._low, self._high, self._observed = low, high, received
+
+    def now(self) -> int:
+        """Microseconds since EPOCH."""
+        return int(time.monotonic() * 1e6) + self._high
+
+
+def as_datetime(instant: int) -> datetime | None:
+    """The instant as the contract shows it; None for one that never comes."""
+    return None if instant == NEVER else EPOCH + timedelta(microseconds=instant)

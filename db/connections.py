@@ -1,0 +1,74 @@
+"""The pools of connections to PostgreSQL: one for mutations, one for reads, so that neither can starve the other."""
+
+from collections.abc import Mapping
+
+import orjson
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+# A server behind a failover is read-only or shutting down: such a connection is of no use any more, though it answers.
+GONE = frozenset({"25006", "57P01", "57P02", "57P03"})
+# Older than this, a connection is replaced when it is next asked for: a pool finds its way to a new primary.
+RECYCLE_SECONDS = 600
+
+SESSION = {
+    "application_name": "segmentql",
+    "timezone": "UTC",
+    "jit": "off",
+    # Lists of ids differ too much in length for one plan to fit them all.
+    "plan_cache_mode": "force_custom_plan",
+}
+# What holds locks must not hold them for long: a client's retry with the same key is always safe.
+WRITING = SESSION | {
+    "statement_timeout": "10s",
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "transaction_timeout": "30s",
+}
+# Shorter than the lease that a cache fill holds (db/cache.py).
+READING = SESSION | {"statement_timeout": "2500", "default_transaction_read_only": "on"}
+
+
+def url(value: str) -> URL:
+    """The URL with our driver, whichever of PostgreSQL's schemes it was written with."""
+    return make_url(value).set(drivername="postgresql+asyncpg")
+
+
+def writer(database_url: str, pool_size: int) -> AsyncEngine:
+    """For mutations and jobs: transactions."""
+    return _engine(database_url, pool_size, WRITING, command_timeout=12)
+
+
+def reader(database_url: str, pool_size: int) -> AsyncEngine:
+    """For queries: each statement is a transaction, and a snapshot, of its own, and none can write."""
+    engine = _engine(database_url, pool_size, READING, command_timeout=4)
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def _engine(database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float) -> AsyncEngine:
+    engine = create_async_engine(
+        url(database_url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=1,  # a queue longer than this is overload, and said so
+        pool_recycle=RECYCLE_SECONDS,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        hide_parameters=True,  # ids of users and keys of clients do not belong into logs
+        connect_args={
+            "timeout": 3,
+            # Ends the wait for a server that is frozen or behind a dead network, which no timeout of its own can.
+            "command_timeout": command_timeout,
+            "server_settings": dict(session),
+        },
+    )
+    event.listen(engine.sync_engine, "handle_error", _discard_when_gone)
+    return engine
+
+
+def _discard_when_gone(context: ExceptionContext) -> None:
+    if getattr(context.original_exception, "sqlstate", None) in GONE:
+        context.is_disconnect = True

@@ -1,0 +1,97 @@
+"""What happened to memberships. Rows are only ever added; what no job has tidied yet is part of every answer."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.tables import MembershipAction
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipEvent:
+    user_id: str
+    segment_id: int
+    slug: str
+    action: MembershipAction
+    at: datetime
+    expires_at: datetime | None
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where an event stands among those of its user: no two are equal, written already or still waiting for a job."""
+
+    at: datetime
+    action: MembershipAction
+    segment_id: int
+
+
+# Memberships that have ended, by expiry or with their segment, and still wait for the job that moves them out are
+# shown as the events that the job will write. The newest partitions come first, so a first page reads only those.
+OF_USER = text("""
+    WITH written AS (
+        SELECT segment_id, action, at, expires_at, operation_id
+        FROM membership_events
+        WHERE user_id = :user_id AND at >= :since AND at < :until AND at <= :before_at
+          AND (at, action, segment_id) < (:before_at, CAST(:before_action AS membership_action), :before_id)
+        ORDER BY at DESC, action DESC, segment_id DESC LIMIT :limit
+    ), ended AS (
+        SELECT m.segment_id, least(m.expires_at, s.deleted_at) AS at,
+               CASE WHEN s.deleted_at < m.expires_at THEN s.deleted_by END AS deleted_by
+        FROM memberships AS m JOIN segments AS s ON s.id = m.segment_id
+        WHERE m.user_id = :user_id AND least(m.expires_at, s.deleted_at) <= now()
+    ), waiting AS (
+        SELECT segment_id,
+               CAST(CASE WHEN deleted_by IS NULL THEN 'EXPIRED' ELSE 'SEGMENT_DELETED' END AS membership_action)
+                   AS action,
+               at, CAST(NULL AS timestamptz) AS expires_at, deleted_by AS operation_id
+        FROM ended
+    )
+    SELECT e.segment_id, s.slug, e.action, e.at, nullif(e.expires_at, 'infinity'), coalesce(o.client, 'purge')
+    FROM (
+        SELECT * FROM written
+        UNION ALL
+        SELECT * FROM waiting
+        WHERE at >= :since AND at < :until
+          AND (at, action, segment_id) < (:before_at, CAST(:before_action AS membership_action), :before_id)
+    ) AS e
+    JOIN segments AS s ON s.id = e.segment_id
+    LEFT JOIN operations AS o ON o.id = e.operation_id
+    ORDER BY e.at DESC, e.action DESC, e.segment_id DESC LIMIT :limit
+""")
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
+# No event is that late: an expiry may be, and is an event only when it has passed.
+END = datetime(9999, 12, 31, tzinfo=UTC)
+LAST = Position(END, MembershipAction.ADDED, 0)
+
+
+async def of_user(
+    conn: AsyncConnection,
+    user_id: str,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    before: Position | None,
+    limit: int,
+) -> list[MembershipEvent]:
+    """Up to `limit` events in [since, until), newest first, that stand before that position."""
+    position = before or LAST
+    result = await conn.execute(
+        OF_USER,
+        {
+            "user_id": user_id,
+            "since": since or BEGINNING,
+            "until": until or END,
+            "before_at": position.at,
+            "before_action": position.action.value,
+            "before_id": position.segment_id,
+            "limit": limit,
+        },
+    )
+    return [
+        MembershipEvent(user_id, segment_id, slug, MembershipAction(action), at, expires_at, actor)
+        for segment_id, slug, action, at, expires_at, actor in result
+    ]

@@ -1,0 +1,119 @@
+"""Segments, by slug and by id."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+COLUMNS = "id, slug, description, created_at, updated_at, deleted_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    id: int
+    slug: str
+    description: str | None
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+
+
+async def insert(tx: AsyncConnection, slug: str, description: str | None) -> int | None:
+    """Create a segment and return its id, or None if the slug is taken."""
+    # The catalogue's row first: whoever creates the same slug at the same time waits there.
+    result = await tx.execute(
+        text("""
+            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version)
+            INSERT INTO segments (slug, description, version)
+            SELECT :slug, :description, version FROM catalogue
+            ON CONFLICT (slug) WHERE deleted_at IS NULL DO NOTHING
+            RETURNING id
+        """),
+        {"slug": slug, "description": description},
+    )
+    return result.scalar_one_or_none()
+
+
+async def lock(tx: AsyncConnection, slug: str) -> int | None:
+    """Keep a live segment as it is until the transaction ends, and return its id; None when there is none.
+
+    Waits for transactions that are adding users to it, and makes later ones wait.
+    """
+    result = await tx.execute(
+        text("SELECT id FROM segments WHERE slug = :slug AND deleted_at IS NULL FOR NO KEY UPDATE"), {"slug": slug}
+    )
+    return result.scalar_one_or_none()
+
+
+async def describe(tx: AsyncConnection, segment_id: int, description: str | None) -> None:
+    """Set the description of a segment that is locked."""
+    await tx.execute(
+        text("""
+            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version)
+            UPDATE segments SET description = :description, updated_at = now(), version = catalogue.version
+            FROM catalogue WHERE id = :id
+        """),
+        {"id": segment_id, "description": description},
+    )
+
+
+async def delete(tx: AsyncConnection, segment_id: int, operation_id: int) -> None:
+    """Mark a segment that is locked as deleted; its memberships end at that instant, however many there are."""
+    # The clock is read after the lock was granted: every membership's last event is earlier.
+    await tx.execute(
+        text("""
+            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version)
+            UPDATE segments
+            SET deleted_at = clock_timestamp(), updated_at = clock_timestamp(), deleted_by = :operation_id,
+                version = catalogue.version
+            FROM catalogue WHERE id = :id
+        """),
+        {"id": segment_id, "operation_id": operation_id},
+    )
+
+
+async def share(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, int]:
+    """The ids of those slugs that name live segments, which stay live until the transaction ends."""
+    # FOR SHARE, not FOR KEY SHARE: the latter would let an add slip in behind an acknowledged deletion.
+    result = await tx.execute(
+        text("SELECT slug, id FROM segments WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR SHARE"),
+        {"slugs": list(slugs)},
+    )
+    return {row.slug: row.id for row in result}
+
+
+async def by_id(conn: AsyncConnection, segment_id: int) -> Segment | None:
+    """The segment, live or deleted."""
+    result = await conn.execute(text(f"SELECT {COLUMNS} FROM segments WHERE id = :id"), {"id": segment_id})
+    return _segment(result.one_or_none())
+
+
+async def by_slug(conn: AsyncConnection, slug: str) -> Segment | None:
+    """The live segment of that name."""
+    result = await conn.execute(
+        text(f"SELECT {COLUMNS} FROM segments WHERE slug = :slug AND deleted_at IS NULL"), {"slug": slug}
+    )
+    return _segment(result.one_or_none())
+
+
+async def page(
+    conn: AsyncConnection, *, slug_prefix: str, deleted: bool, after: tuple[str, int], limit: int
+) -> list[Segment]:
+    """Up to `limit` segments whose slug begins so, ordered by slug and then id, behind the pair `after`."""
+    result = await conn.execute(
+        text(f"""
+            SELECT {COLUMNS} FROM segments
+            WHERE slug ^@ :slug_prefix AND deleted_at IS {"NOT NULL" if deleted else "NULL"}
+              AND slug >= :after_slug AND (slug, id) > (:after_slug, :after_id)
+            ORDER BY slug, id LIMIT :limit
+        """),
+        {"slug_prefix": slug_prefix, "after_slug": after[0], "after_id": after[1], "limit": limit},
+    )
+    return [Segment(*row) for row in result]
+
+
+def _segment(row: Sequence[Any] | None) -> Segment | None:
+    return None if row is None else Segment(*row)
