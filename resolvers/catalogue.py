@@ -1,0 +1,94 @@
+"""This process's copy of all segments, and how it is kept current."""
+
+import asyncio
+import time
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db import catalogue
+from db.cache import Cache, State
+from db.clock import Clock
+from db.segments import Segment
+
+# Every so often PostgreSQL is asked, whatever Redis says: that bounds how long a lost announcement can matter.
+POLL_SECONDS = 30
+
+
+class Catalogue:
+    """The live segments by id, as of `version`."""
+
+    def __init__(self, reader: AsyncEngine, clock: Clock) -> None:
+        self.version = -1
+        self._live: dict[int, Segment] = {}
+        self._newest_id = 0
+        self._reader = reader
+        self._clock = clock
+        self._begun = 0
+        self._turn = asyncio.Lock()
+
+    def segment(self, segment_id: int) -> Segment | None:
+        """The segment, or None when it was deleted."""
+        return self._live.get(segment_id)
+
+    def knows(self, segment_id: int) -> bool:
+        """Whether the segment is as old as this copy; ids are given out in the order of versions."""
+        return segment_id <= self._newest_id
+
+    async def refresh(self) -> None:
+        """Take in everything that was committed before the call. Any number of callers share one statement."""
+        asked = self._begun
+        async with self._turn:
+            if self._begun > asked:
+                return  # one began after we asked, and has ended
+            self._begun += 1
+            await self._load()
+
+    async def reach(self, version: int) -> None:
+        """Be at that version or a later one."""
+        if self.version < version:
+            await self.refresh()
+
+    async def agree(self, cache: Cache, state: State | None) -> State | None:
+        """Bring this copy, and the version in Redis if that is the older one, to where both may be used.
+
+        The returned state is the one that lists in Redis count under; None: none of them counts.
+        """
+        if state is None:
+            await self.refresh()
+            state = await cache.plant(self.version)
+            if state is None:
+                return None
+        if state.catalogue_version == self.version:
+            return state
+        if state.catalogue_version < self.version:
+            # The process that made the change could not announce it, or has not got to it yet.
+            await cache.announce(self.version)
+            return state
+        await self.refresh()
+        if self.version < state.catalogue_version:
+            # PostgreSQL itself went back: it was restored from a backup. What Redis holds is of another past.
+            await cache.renounce()
+            return None
+        return state
+
+    async def poll(self) -> None:
+        """Keep looking at PostgreSQL, for ever; the caller decides what a failure means."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            await self.refresh()
+
+    async def _load(self) -> None:
+        async with self._reader.connect() as conn:
+            sent = time.monotonic()
+            changes = await catalogue.since(conn, self.version)
+            self._clock.observe(sent, time.monotonic(), changes.clock)
+            if changes.version < self.version:  # restored from a backup: ids and versions were given out anew
+                changes = await catalogue.since(conn, -1)
+                self._live, self._newest_id = {}, 0
+        for segment in changes.segments:
+            self._newest_id = max(self._newest_id, segment.id)
+            if segment.deleted_at is None:
+                self._live[segment.id] = segment
+            else:
+                self._live.pop(segment.id, None)
+        self.version = changes.version

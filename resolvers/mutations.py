@@ -1,0 +1,32 @@
+"""From a mutation's arguments to its outcome or its refusal: the way that all of them take."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from resolvers import idempotency
+from resolvers.context import Info
+from resolvers.errors import Refused, UserError
+from resolvers.idempotency import Committed, Done, Work
+from resolvers.values import wrong_key
+
+
+async def mutate(
+    info: Info,
+    key: str,
+    arguments: dict[str, Any],
+    wrong: Sequence[UserError],
+    work: Work,
+    committed: Committed,
+) -> tuple[Done | None, list[UserError]]:
+    """What came of the mutation, or what is wrong with it; then nothing was changed and the key is unused.
+
+    `wrong` is what can be seen from the arguments alone.
+    """
+    errors = [*wrong_key(key), *wrong]
+    if errors:
+        return None, errors
+    request = idempotency.request(info.context.client, key, info.field_name, **arguments)
+    try:
+        return await info.context.operations.once(request, work, committed), []
+    except Refused as refused:
+        return None, refused.errors

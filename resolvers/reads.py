@@ -1,0 +1,220 @@
+"""Which segments users are in: from Redis where it has the answer, from PostgreSQL where it has not."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from itertools import islice
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db import memberships
+from db.cache import Cache, Leased, State
+from db.clock import Clock
+from db.memberships import Membership, Packed
+from resolvers.catalogue import Catalogue
+
+# Of one command or statement; more are sent in several.
+BATCH = 1_000
+# How long a reader waits for one in another process that is just reading the same list, before it reads for itself.
+WAITS = (0.005, 0.01, 0.02)
+
+Waiting = dict[str, "asyncio.Future[list[Membership]]"]
+
+
+class Gathering:
+    """Collects what concurrent callers ask for while the previous batch is under way, and asks for it once."""
+
+    def __init__(self, send: Callable[[Waiting], Awaitable[None]]) -> None:
+        self._send = send
+        self._waiting: Waiting = {}
+        self._sender: asyncio.Task[None] | None = None
+
+    async def ask(self, user_id: str) -> list[Membership]:
+        answer = self._waiting.get(user_id)
+        if answer is None:
+            answer = self._waiting[user_id] = asyncio.get_running_loop().create_future()
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._run())
+        # Shielded: a caller that is cancelled takes the answer from nobody else.
+        return await asyncio.shield(answer)
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = dict(islice(self._waiting.items(), BATCH))
+                for user_id in batch:
+                    del self._waiting[user_id]
+                await settle(batch, self._send(batch))
+        finally:
+            self._sender = None
+
+
+async def settle(batch: Waiting, work: Awaitable[None]) -> None:
+    """Do the work, and let its failure be the answer of everyone in the batch who has none."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
+        for answer in batch.values():
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # a caller may have left; the failure is not lost with it
+    except asyncio.CancelledError:
+        for answer in batch.values():
+            answer.cancel()
+        raise
+
+
+class Reads:
+    def __init__(self, reader: AsyncEngine, cache: Cache, catalogue: Catalogue, clock: Clock, statements: int) -> None:
+        self._reader = reader
+        self._cache = cache
+        self._catalogue = catalogue
+        self._clock = clock
+        # Statements at a time; while all are under way the next misses gather into one.
+        self._statements = asyncio.Semaphore(statements)
+        self._tasks: set[asyncio.Task[None]] = set()
+        # Leases of this process, and their fills: a reader that meets one joins it.
+        self._fills: dict[bytes, asyncio.Future[Packed]] = {}
+        self._cached = Gathering(self._from_cache)
+        self._latest = Gathering(self._from_postgresql)
+
+    async def memberships(self, user_id: str, *, latest: bool = False) -> list[Membership]:
+        """The user's active memberships, ordered by slug. Nothing that was acknowledged before the call is missing."""
+        return await (self._latest if latest else self._cached).ask(user_id)
+
+    async def finish(self) -> None:
+        """Wait for reads that are under way."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _from_cache(self, batch: Waiting) -> None:
+        fetched = await self._cache.fetch(list(batch)) if self._cache.available else None
+        if fetched is None:
+            await self._from_postgresql(batch)
+            return
+        state = fetched.state
+        if state is None or state.catalogue_version != self._catalogue.version:
+            state = await self._catalogue.agree(self._cache, state)
+        # Lists count under the generation that they were fetched with, or not at all.
+        counts = state is not None and _same(state, fetched.state)
+        missed: Waiting = {}
+        for (user_id, answer), packed in zip(batch.items(), fetched.lists, strict=True):
+            if counts and packed is not None:
+                await self._answer(answer, packed)
+            else:
+                missed[user_id] = answer
+        if missed and state is not None:
+            self._start(missed, self._fill(missed, state))
+        elif missed:
+            await self._from_postgresql(missed)
+
+    async def _fill(self, batch: Waiting, state: State) -> None:
+        """Read from PostgreSQL, and store for the next, what was not in Redis."""
+        leased = await self._cache.take_leases(list(batch), state.generation)
+        if leased is None:
+            await self._from_postgresql(batch)
+            return
+        for user_id, packed in leased.lists.items():
+            await self._answer(batch[user_id], packed)
+        joined: dict[bytes, Waiting] = {}
+        for user_id, lease in leased.others.items():
+            joined.setdefault(lease, {})[user_id] = batch[user_id]
+        for lease, waiting in joined.items():
+            self._start(waiting, self._join(waiting, lease, state))
+        if leased.ours:
+            await self._read_and_store({user_id: batch[user_id] for user_id in leased.ours}, leased, state)
+
+    async def _read_and_store(self, batch: Waiting, leased: Leased, state: State) -> None:
+        reading = self._fills[leased.lease] = asyncio.get_running_loop().create_future()
+        try:
+            packed = await self._read(list(batch))
+            reading.set_result(packed)
+            await self._answer_all(batch, packed)
+            lists = {user_id: packed.lists.get(user_id, b"") for user_id in batch}
+            await self._cache.fill(leased.lease, state.generation, lists)
+        except Exception as error:
+            if not reading.done():
+                reading.set_exception(error)
+                reading.exception()
+            raise
+        finally:
+            reading.cancel()  # without effect when it is done
+            del self._fills[leased.lease]
+
+    async def _join(self, batch: Waiting, lease: bytes, state: State) -> None:
+        """Wait for whoever holds the lease.
+
+        The lease was still there after these callers began: no change that they must see has been acknowledged since
+        its holder began to read, or it would have been removed.
+        """
+        if (reading := self._fills.get(lease)) is not None:
+            await self._answer_all(batch, await asyncio.shield(reading))
+            return
+        for wait in WAITS:
+            await asyncio.sleep(wait)
+            fetched = await self._cache.fetch(list(batch))
+            if fetched is None or fetched.state is None or not _same(fetched.state, state):
+                break
+            for (user_id, answer), packed in zip(list(batch.items()), fetched.lists, strict=True):
+                if packed is not None:
+                    await self._answer(answer, packed)
+                    del batch[user_id]
+            if not batch:
+                return
+        await self._from_postgresql(batch)
+
+    async def _from_postgresql(self, batch: Waiting) -> None:
+        """Read without storing; the next batch is gathered meanwhile, unless all statements are taken."""
+        await self._statements.acquire()
+        try:
+            self._start(batch, self._read_and_answer(batch))
+        finally:
+            self._statements.release()
+
+    async def _read_and_answer(self, batch: Waiting) -> None:
+        await self._answer_all(batch, await self._read(list(batch)))
+
+    async def _read(self, user_ids: Sequence[str]) -> Packed:
+        async with self._statements:
+            try:
+                return await self._select(user_ids)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+                return await self._select(user_ids)  # the server restarted: the pool has new connections now
+
+    async def _select(self, user_ids: Sequence[str]) -> Packed:
+        async with self._reader.connect() as conn:
+            return await memberships.of_users(conn, user_ids)
+
+    async def _answer_all(self, batch: Mapping[str, "asyncio.Future[list[Membership]]"], packed: Packed) -> None:
+        await self._catalogue.reach(packed.catalogue_version)
+        for user_id, answer in batch.items():
+            await self._answer(answer, packed.lists.get(user_id, b""))
+
+    async def _answer(self, answer: "asyncio.Future[list[Membership]]", packed: bytes | memoryview) -> None:
+        if not all(self._catalogue.knows(segment_id) for segment_id, _, _ in memberships.unpacked(packed)):
+            await self._catalogue.refresh()
+        if not answer.done():
+            answer.set_result(self._active(packed))
+
+    def _active(self, packed: bytes | memoryview) -> list[Membership]:
+        now, active = self._clock.now(), []
+        for segment_id, added, expires in memberships.unpacked(packed):
+            segment = self._catalogue.segment(segment_id)
+            if segment is not None and expires > now:
+                active.append(Membership(segment, added, expires))
+        active.sort(key=_slug)
+        return active
+
+    def _start(self, batch: Waiting, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(settle(batch, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _same(one: State, other: State | None) -> bool:
+    return other is not None and one.generation == other.generation
+
+
+def _slug(membership: Membership) -> str:
+    return membership.segment.slug

@@ -1,0 +1,156 @@
+"""Users: which segments they are in, and how that came to be."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import strawberry
+from strawberry import ID
+
+from db import history
+from db.clock import EPOCH
+from db.history import MembershipEvent, Position
+from db.memberships import Membership
+from db.segments import Segment
+from db.tables import MembershipAction
+from resolvers.connections import Connection, bad_cursor, connection, decode_cursor, encode_cursor, page_size
+from resolvers.context import After, First, Info
+from resolvers.errors import BadUserInput
+from resolvers.values import require_user_id
+
+CURSOR = "event"
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Freshness(StrEnum):
+    """Where an answer may come from."""
+
+    CACHED = "CACHED"
+    LATEST = "LATEST"
+
+
+UserId = Annotated[
+    ID,
+    strawberry.argument(
+        description="1 to 128 characters, none of them a control character, compared byte by byte; else BAD_USER_INPUT."
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    strawberry.argument(
+        description=(
+            "Only the segments with these slugs, at most 100; those that do not exist are passed over. Null: all."
+        )
+    ),
+]
+From = Annotated[Freshness, strawberry.argument(description="Whether the cache may answer.")]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Every id is a user: there is no table of them."""
+
+    id: str
+
+
+async def user(id: UserId) -> User:
+    return User(require_user_id(id, "id"))
+
+
+async def users(
+    info: Info,
+    ids: Annotated[
+        list[ID],
+        strawberry.argument(
+            description=(
+                "At most 100, each of 1 to 128 characters, none of them a control character; else BAD_USER_INPUT."
+            )
+        ),
+    ],
+) -> list[User]:
+    _require_few(info, len(ids), "ids")
+    return [User(require_user_id(id, "ids")) for id in ids]
+
+
+async def user_memberships(
+    user: strawberry.Parent[User],
+    info: Info,
+    only: Only = None,
+    freshness: From = Freshness.CACHED,
+) -> list[Membership]:
+    _require_few(info, len(only or ()), "only")
+    active = await info.context.reads.memberships(user.id, latest=freshness is Freshness.LATEST)
+    if only is None:
+        return active
+    wanted = frozenset(only)
+    return [membership for membership in active if membership.segment.slug in wanted]
+
+
+async def user_segments(
+    user: strawberry.Parent[User],
+    info: Info,
+    only: Only = None,
+    freshness: From = Freshness.CACHED,
+) -> list[Segment]:
+    return [membership.segment for membership in await user_memberships(user, info, only, freshness)]
+
+
+async def is_in(
+    user: strawberry.Parent[User],
+    info: Info,
+    slug: Annotated[str, strawberry.argument(description="A segment's name; one that does not exist has no members.")],
+) -> bool:
+    active = await info.context.reads.memberships(user.id)
+    return any(membership.segment.slug == slug for membership in active)
+
+
+async def user_history(
+    user: strawberry.Parent[User],
+    info: Info,
+    from_: Annotated[
+        datetime | None,
+        strawberry.argument(name="from", description="Only events at or after this instant. Null: from the beginning."),
+    ] = None,
+    to: Annotated[
+        datetime | None,
+        strawberry.argument(
+            description=(
+                "Only events before this instant, which must be later than `from`, else BAD_USER_INPUT. Null: to now."
+            )
+        ),
+    ] = None,
+    first: First = 50,
+    after: After = None,
+) -> Connection[MembershipEvent]:
+    size = page_size(first, info.context.limits)
+    if from_ is not None and to is not None and to <= from_:
+        raise BadUserInput("to", "it must be later than from.")
+    async with info.context.reader.connect() as conn:
+        found = await history.of_user(conn, user.id, since=from_, until=to, before=_position(after), limit=size + 1)
+    return connection(found, size, after, _cursor)
+
+
+def _cursor(event: MembershipEvent) -> str:
+    return encode_cursor(CURSOR, (event.at - EPOCH) // MICROSECOND, event.action.value, event.segment_id)
+
+
+def _position(after: str | None) -> Position | None:
+    if after is None:
+        return None
+    at, action, segment_id = decode_cursor(after, CURSOR, int, str, int)
+    assert isinstance(at, int)
+    assert isinstance(action, str)
+    assert isinstance(segment_id, int)
+    if not 0 <= segment_id < 2**31 or action not in MembershipAction.__members__:
+        raise bad_cursor()
+    try:
+        return Position(EPOCH + at * MICROSECOND, MembershipAction(action), segment_id)
+    except OverflowError as error:
+        raise bad_cursor() from error
+
+
+def _require_few(info: Info, found: int, argument: str) -> None:
+    limit = info.context.limits.list_items
+    if found > limit:
+        raise BadUserInput(argument, f"it has {found} items, at most {limit} are allowed.")
