@@ -1,0 +1,40 @@
+"""How a field names its resolver."""
+
+from collections.abc import Callable
+from typing import Any
+
+import strawberry
+from graphql import GraphQLInputObjectType, GraphQLObjectType, GraphQLSchema, Undefined
+
+
+def resolved_by(resolver: Callable[..., Any], description: str) -> Any:
+    """A field computed by `resolver`.
+
+    The annotation on the class is the GraphQL type. The resolver returns a plain record with the same attributes, so
+    the two Python types differ and this returns Any.
+    """
+    return strawberry.field(resolver=resolver, description=description)
+
+
+def described(description: str) -> Any:
+    """A field that is the record's attribute of the same name."""
+    return strawberry.field(description=description)
+
+
+def any_record(_record: object, _info: object) -> bool:
+    """`is_type_of` of a type with interfaces: which record it is, the field's annotation has decided already."""
+    return True
+
+
+def leave_defaults_of_null_unsaid(schema: GraphQLSchema) -> None:
+    """Make arguments and input fields that may be left out say no more than that: null is only Python's default."""
+    for type_ in schema.type_map.values():
+        if isinstance(type_, GraphQLObjectType):
+            named = [argument for field in type_.fields.values() for argument in field.args.values()]
+        elif isinstance(type_, GraphQLInputObjectType):
+            named = list(type_.fields.values())
+        else:
+            continue
+        for argument in named:
+            if argument.default_value is None:
+                argument.default_value = Undefined

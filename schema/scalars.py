@@ -1,0 +1,38 @@
+"""The scalars of the contract, as strict as it says."""
+
+import re
+from datetime import UTC, datetime
+
+import strawberry
+
+# RFC 3339 with an offset: nothing is guessed, and no digit that was sent is dropped.
+INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+WHAT = (
+    "A DateTime is RFC 3339 with an offset and at most 6 digits of a second, like 2026-02-01T09:30:00Z or "
+    "2026-02-01T12:30:00.25+03:00."
+)
+
+
+def parse_instant(value: object) -> datetime:
+    if not isinstance(value, str) or not INSTANT.fullmatch(value):
+        raise ValueError(WHAT)
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"There is no such instant. {WHAT}") from error
+
+
+def print_instant(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+DateTime = strawberry.scalar(
+    name="DateTime",
+    description=(
+        "An instant: RFC 3339 with an explicit offset on input (a date alone or a time without offset is refused), UTC "
+        "with Z on output. Microseconds are kept; more digits of a second are refused."
+    ),
+    specified_by_url="https://www.rfc-editor.org/rfc/rfc3339",
+    serialize=print_instant,
+    parse_value=parse_instant,
+)

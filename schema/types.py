@@ -1,0 +1,128 @@
+"""What the API talks about. The values are the records of db/ and resolvers/ with the same attributes."""
+
+from datetime import datetime
+
+import strawberry
+
+from db.memberships import MembershipSource
+from db.tables import MembershipAction
+from resolvers import users
+from resolvers.errors import UserErrorCode
+from resolvers.users import Freshness
+from schema.enums import enum
+from schema.fields import described, resolved_by
+
+enum(
+    Freshness,
+    "Where an answer may come from. Both show every change that was acknowledged before the query was sent.",
+    CACHED="From the cache where it has the answer: fast. While Redis is cut off from a process that writes, an answer "
+    "may be up to a minute old.",
+    LATEST="From PostgreSQL, whatever the cache holds: slower.",
+)
+enum(
+    MembershipSource,
+    "Why a user is in a segment.",
+    EXPLICIT="The user was added.",
+    ROLLOUT="The segment's percentage takes the user in.",
+)
+enum(
+    MembershipAction,
+    "What happened to a membership.",
+    EXPIRED="It reached its expiry and ended.",
+    SEGMENT_DELETED="Its segment was deleted, which ended it.",
+    REMOVED="The user was removed, which ended it.",
+    EXPIRY_CHANGED="It goes on, until another instant than before.",
+    ADDED="It began.",
+)
+enum(
+    UserErrorCode,
+    "Why a mutation was refused.",
+    INVALID="The argument at `path` breaks a rule that `message` states.",
+    SEGMENT_EXISTS="A live segment has this slug.",
+    SEGMENT_NOT_FOUND="No live segment has this slug. Each unknown slug has an error of its own.",
+    CONFLICTING_CHANGE="The same slug is to be added and removed.",
+    TOO_MANY_ITEMS="The list is longer than the limit that `message` states.",
+    IDEMPOTENCY_KEY_INVALID="The key is not 8 to 128 printable ASCII characters.",
+    IDEMPOTENCY_KEY_REUSED="The key was used before, with other arguments or for another mutation.",
+    IDEMPOTENCY_IN_PROGRESS="A mutation with this key is still at work; ask again with the same key.",
+)
+
+
+@strawberry.type(description="A named group of users.")
+class Segment:
+    id: strawberry.ID = described("Never reused: a segment created again under the same slug has another id.")
+    slug: str = described("The name that callers use. Case matters.")
+    description: str | None = described("For people: what the segment is for.")
+    created_at: datetime = described("When it was created.")
+    updated_at: datetime = described("When it was created, last changed, or deleted.")
+    deleted_at: datetime | None = described("When it was deleted and all its memberships ended; null while it is live.")
+
+
+@strawberry.type(description="A user's current membership of a segment.")
+class Membership:
+    segment: Segment = described("What the user is in.")
+    added_at: datetime = described("When the current membership began.")
+    expires_at: datetime | None = described("When it ends by itself: the first instant outside. Null: it does not.")
+    source: MembershipSource = described("Why the user is in the segment.")
+
+
+@strawberry.type(description="The beginning, the end, or another change of a membership.")
+class MembershipEvent:
+    user_id: strawberry.ID = described("Whose membership.")
+    slug: str = described("Of which segment; the segment may have been deleted since.")
+    action: MembershipAction = described("What happened.")
+    at: datetime = described(
+        "When it happened: of an expiry the expiry, of a deletion the deletion, whenever the tidying came."
+    )
+    expires_at: datetime | None = described(
+        "The membership's expiry from then on. Null: it does not end by itself, or this event ended it."
+    )
+    actor: str | None = described("Who caused it: the client of the mutation, or `purge` where an expiry passed.")
+
+
+@strawberry.type(description="Where a page lies in its list.")
+class PageInfo:
+    has_next_page: bool = described("Whether the list goes on behind this page.")
+    has_previous_page: bool = described("Whether the page was asked for with `after`.")
+    start_cursor: str | None = described("The first edge's cursor; null on an empty page.")
+    end_cursor: str | None = described("The last edge's cursor, for the next page's `after`; null on an empty page.")
+
+
+@strawberry.type(description="A segment's place in a list.")
+class SegmentEdge:
+    node: Segment = described("The segment.")
+    cursor: str = described("Its place, for `after`. Opaque.")
+
+
+@strawberry.type(description="A page of segments, ordered by slug.")
+class SegmentConnection:
+    edges: list[SegmentEdge] = described("The segments with their cursors.")
+    nodes: list[Segment] = described("The segments alone.")
+    page_info: PageInfo = described("Where the page lies.")
+
+
+@strawberry.type(description="An event's place in a list.")
+class MembershipEventEdge:
+    node: MembershipEvent = described("The event.")
+    cursor: str = described("Its place, for `after`. Opaque.")
+
+
+@strawberry.type(description="A page of events, newest first.")
+class MembershipEventConnection:
+    edges: list[MembershipEventEdge] = described("The events with their cursors.")
+    nodes: list[MembershipEvent] = described("The events alone.")
+    page_info: PageInfo = described("Where the page lies.")
+
+
+@strawberry.type(description="Someone who can be in segments. Every id is a user.")
+class User:
+    id: strawberry.ID = described("The id that was asked for, as a string.")
+    segments: list[Segment] = resolved_by(
+        users.user_segments,
+        "The user's active segments now, ordered by slug: never one that has expired or was deleted.",
+    )
+    memberships: list[Membership] = resolved_by(users.user_memberships, "The same as `segments`, with when and until.")
+    is_in: bool = resolved_by(users.is_in, "Whether the user is in the segment now.")
+    history: MembershipEventConnection = resolved_by(
+        users.user_history, "Every begin, change of expiry and end of the user's memberships, newest first."
+    )
