@@ -1,0 +1,1 @@
+"""The running process: settings, HTTP, command line, embedded servers."""

@@ -1,0 +1,5 @@
+"""`python -m server` is `segmentql`, without installing it."""
+
+from server.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The application, put together on one screen."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from db import connections
+from db.cache import Cache
+from db.clock import Clock
+from jobs import schedule
+from resolvers.catalogue import Catalogue
+from resolvers.context import Context
+from resolvers.idempotency import Operations
+from resolvers.reads import Reads
+from schema.api import schema
+from server import graphiql, health
+from server.documents import Documents
+from server.graphql import GraphQLView
+from server.middleware import BodyLimit, StandardHeaders
+from server.settings import Settings
+
+# Until callers can say who they are, they all are this one.
+ANONYMOUS = "anonymous"
+
+
+def create_app(settings: Settings) -> Starlette:
+    documents = Documents(settings.document_limits)
+    view = GraphQLView(schema([documents.extension]), settings.execution_timeout)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        async with working(settings) as context:
+            yield {"context": context}
+
+    return Starlette(
+        routes=[Route("/graphql", view), *health.ROUTES, *graphiql.ROUTES],
+        middleware=[Middleware(StandardHeaders), Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
+        lifespan=lifespan,
+    )
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Context]:
+    """Everything that requests share, for as long as the block lasts; at its end what is under way is finished."""
+    assert settings.database_url is not None
+    assert settings.redis_url is not None
+    writer = connections.writer(settings.database_url, settings.pool_size)
+    reader = connections.reader(settings.database_url, settings.read_pool_size)
+    clock = Clock()
+    cache = Cache(settings.redis_url, settings.redis_budget_ms)
+    catalogue = Catalogue(reader, clock)
+    # Of the connections for reads one is left to queries that need another statement than the memberships'.
+    reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1)
+    operations = Operations(writer)
+    try:
+        await catalogue.refresh()
+        async with cache.running(), schedule.running(writer):
+            poll = asyncio.create_task(catalogue.poll())
+            yield Context(reader, cache, catalogue, reads, operations, settings.limits, ANONYMOUS)
+            await operations.finish()
+            await reads.finish()
+            poll.cancel()
+            with suppress(asyncio.CancelledError):
+                await poll
+    finally:
+        await writer.dispose()
+        await reader.dispose()

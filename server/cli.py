@@ -1,0 +1,94 @@
+"""The command line."""
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schema.api import schema as api_schema
+from server import database, embedded, logs
+from server import serve as serving
+from server.settings import Settings, StartError, from_environ
+
+app = typer.Typer(
+    help="SegmentQL answers which segments a user is in, right now. Settings are read from SEGMENTQL_… in the environment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Host = Annotated[str | None, typer.Option(help="The address to listen on (SEGMENTQL_HOST).")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="The port to listen on (SEGMENTQL_PORT).")]
+DataDir = Annotated[Path | None, typer.Option(help="Where the own servers keep their data (SEGMENTQL_DATA_DIR).")]
+Workers = Annotated[int | None, typer.Option(min=1, max=64, help="Server processes (SEGMENTQL_WORKERS).")]
+
+
+def main() -> None:
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"segmentql {version('segmentql')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, workers: Workers = None) -> None:
+    """Serve GraphQL; with servers of our own when no database is configured."""
+    with _failing_in_one_line():
+        serving.serve(_settings(host=host, port=port, data_dir=data_dir, workers=workers))
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database up to this version. Safe to run again, and in several places at once."""
+    with _failing_in_one_line():
+        settings = _settings(data_dir=data_dir)
+        if settings.embedded:
+            with embedded.running(settings.data_dir) as servers:
+                asyncio.run(
+                    database.prepare(
+                        dataclasses.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url)
+                    )
+                )
+        else:
+            asyncio.run(database.prepare(settings))
+        typer.echo("The database is up to date.")
+
+
+@app.command()
+def schema() -> None:
+    """Print the GraphQL schema."""
+    typer.echo(api_schema().as_str())
+
+
+def _settings(**overrides: object) -> Settings:
+    settings = from_environ(os.environ)
+    logs.configure(settings.log_level)
+    return dataclasses.replace(settings, **{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]  # typer has checked them
+
+
+@contextmanager
+def _failing_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (StartError, embedded.EmbeddedError) as error:
+        typer.echo(f"segmentql: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None

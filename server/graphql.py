@@ -1,0 +1,145 @@
+"""GraphQL over HTTP: which requests are understood, and which status and media type an answer has."""
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import orjson
+from cross_web import AsyncHTTPRequestAdapter, HTTPException
+from graphql import GraphQLError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
+from strawberry.asgi import GraphQL
+from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.schema.base import BaseSchema
+from strawberry.schema.exceptions import InvalidOperationTypeError
+from strawberry.types import ExecutionResult, SubscriptionExecutionResult
+
+from resolvers.context import Context
+from resolvers.errors import TimedOut
+from server import graphiql
+from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
+from server.errors import presentable
+
+# More digits than orjson keeps exactly, in which case the slower parser reads the body again.
+LONG_NUMBER = re.compile(rb"\d{19}")
+# What is wrong before any field was asked: nothing is there to be shown beside it.
+UNAVAILABLE = frozenset({"TIMEOUT", "OVERLOADED"})
+
+
+class GraphQLView(GraphQL[Context, None]):
+    def __init__(self, schema: BaseSchema, execution_timeout: float) -> None:
+        super().__init__(schema, graphql_ide="graphiql", subscription_protocols=())
+        self._execution_timeout = execution_timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except HTTPException as error:
+            response = refusal(request, error.status_code, error.reason)
+            if isinstance(error.__cause__, InvalidOperationTypeError):
+                response = refusal(request, 405, "Mutations are sent with POST.", {"Allow": "POST"})
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        if request.method not in ("GET", "POST"):
+            return refusal(request, 405, "GraphQL is asked with GET or POST.", {"Allow": "GET, POST"})
+        if _wants_page(request):
+            return graphiql.page()
+        if negotiated(request.headers.get("accept")) is None:
+            raise HTTPException(406, f"Answers are {GRAPHQL_RESPONSE} or {JSON}; Accept must allow one of them.")
+        return await self.run(request)
+
+    async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
+        context: Context = request.state.context
+        return context
+
+    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData | list[GraphQLRequestData]:
+        if request.method == "POST" and not _is_json(request.content_type):
+            raise HTTPException(415, f"The body must be {JSON}, in UTF-8.")
+        data = await super().parse_http_body(request)
+        if isinstance(data, GraphQLRequestData) and not isinstance(data.operation_name, str | None):
+            raise HTTPException(400, "operationName must be a string or null.")
+        return data
+
+    def parse_json(self, data: str | bytes) -> Any:
+        """A JSON object. Everything else that can be JSON is refused, and so is what no store could keep."""
+        try:
+            value = orjson.loads(data)
+            if LONG_NUMBER.search(data if isinstance(data, bytes) else data.encode()):
+                value = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, "This is not JSON in UTF-8, or it is nested too deeply.") from error
+        if isinstance(value, list):
+            raise HTTPException(400, "Batches are not supported: send one operation, which may have several fields.")
+        if not isinstance(value, dict | None) or (value is None and isinstance(data, bytes)):
+            raise HTTPException(400, "There must be a JSON object.")
+        return value
+
+    def encode_json(self, data: object) -> bytes:
+        return orjson.dumps(data)
+
+    async def execute_operation(
+        self, *args: Any, **kwargs: Any
+    ) -> ExecutionResult | list[ExecutionResult] | SubscriptionExecutionResult:
+        try:
+            async with asyncio.timeout(self._execution_timeout):
+                return await super().execute_operation(*args, **kwargs)
+        except TimeoutError:
+            timed_out = TimedOut()
+            return ExecutionResult(data=None, errors=[GraphQLError(str(timed_out), original_error=timed_out)])
+
+    async def get_sub_response(self, request: Request | WebSocket) -> Response:
+        response = await super().get_sub_response(request)
+        response.media_type = negotiated(request.headers.get("accept"))
+        return response
+
+    async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
+        errors = presentable(result)
+        answer: dict[str, Any] = {}
+        if errors:
+            answer["errors"] = [error.formatted for error in errors]
+        # Without a path it is the request that is wrong: there is no `data` then, not even null.
+        if result.data is not None or any(error.path for error in errors):
+            answer["data"] = result.data
+        return answer  # type: ignore[return-value]  # Strawberry's type says that `data` is always there
+
+    def create_response(
+        self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response
+    ) -> Response:
+        media = sub_response.media_type or JSON
+        status = 200
+        # Clients of the older media type take every other status for a failure of HTTP.
+        if media == GRAPHQL_RESPONSE and isinstance(response_data, dict) and "data" not in response_data:
+            status = 503 if UNAVAILABLE & _codes(response_data) else 400
+        return Response(self.encode_json(response_data), status, {"Content-Type": f"{media}; charset=utf-8"})
+
+
+def refusal(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    """What cannot be understood as GraphQL over HTTP still gets an answer that a GraphQL client can read."""
+    code = "LIMIT_EXCEEDED" if status == 413 else "BAD_USER_INPUT"
+    body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
+    media = negotiated(request.headers.get("accept")) or JSON
+    return Response(body, status, {"Content-Type": f"{media}; charset=utf-8", **(headers or {})})
+
+
+def _codes(answer: Any) -> set[object]:
+    return {error["extensions"]["code"] for error in answer["errors"]}
+
+
+def _wants_page(request: Request) -> bool:
+    return (
+        request.method == "GET"
+        and "query" not in request.query_params
+        and "text/html" in request.headers.get("accept", "")
+    )
+
+
+def _is_json(content_type: str | None) -> bool:
+    media, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
+    charsets = [p.partition("=")[2].strip('"') for p in parameters if p.partition("=")[0].strip() == "charset"]
+    return media == JSON and all(charset in ("utf-8", "utf8") for charset in charsets)

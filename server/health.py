@@ -1,0 +1,50 @@
+"""Whether this process is alive, and whether it should be sent requests."""
+
+import asyncio
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from db import migrate, partitions
+from resolvers.context import Context
+
+SECONDS = 3
+
+
+async def alive(_request: Request) -> Response:
+    return JSONResponse({"alive": True})
+
+
+async def ready(request: Request) -> Response:
+    """PostgreSQL can be written to, is at our revision, and has room for next month's history.
+
+    Redis is reported and never required: without it answers are slower, not wrong.
+    """
+    context: Context = request.state.context
+    try:
+        async with asyncio.timeout(SECONDS):
+            problems = await _problems(context)
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        problems = [f"PostgreSQL cannot be reached ({type(error).__name__})."]
+    report = {"ready": not problems, "problems": problems, "redis": context.cache.available}
+    return JSONResponse(report, status_code=503 if problems else 200)
+
+
+async def _problems(context: Context) -> list[str]:
+    problems = []
+    async with context.reader.connect() as conn:
+        if (await conn.execute(text("SELECT pg_is_in_recovery()"))).scalar_one():
+            problems.append("PostgreSQL is read-only: it is a standby. Point SEGMENTQL_DATABASE_URL at the primary.")
+        # This month and the next: without them no change can be written.
+        for month in await partitions.missing(conn, ahead=1):
+            problems.append(f"The history has no partition for {month}. Run: segmentql migrate")
+    current = await migrate.current(context.reader)
+    if current != migrate.newest() and migrate.known(current):
+        problems.append(f"The database is at revision {current}, not {migrate.newest()}. Run: segmentql migrate")
+    return problems
+
+
+ROUTES = [Route("/healthz", alive), Route("/readyz", ready)]

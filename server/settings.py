@@ -1,0 +1,159 @@
+"""What the environment decides: read once, checked at once, and handed down as a value."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from redis.asyncio.connection import parse_url
+from sqlalchemy.exc import ArgumentError
+
+from db import connections
+from resolvers.context import Limits
+from server.documents import DocumentLimits
+
+PREFIX = "SEGMENTQL_"
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """Why the service does not start: one line for a person, with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a setting is read; `parse` raises ValueError."""
+
+    parse: Callable[[str], Any]
+    # What it may be.
+    what: str
+
+
+def whole(least: int, most: int) -> Kind:
+    def parse(value: str) -> int:
+        if not least <= int(value) <= most:
+            raise ValueError
+        return int(value)
+
+    return Kind(parse, f"a whole number from {least} to {most}")
+
+
+def one_of(*choices: str) -> Kind:
+    def parse(value: str) -> str:
+        if value not in choices:
+            raise ValueError
+        return value
+
+    return Kind(parse, " or ".join(choices))
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError
+    return value
+
+
+def _database(value: str) -> str:
+    if not value.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
+        raise ValueError
+    try:
+        connections.url(value)
+    except ArgumentError as error:
+        raise ValueError from error
+    return value
+
+
+def _redis(value: str) -> str:
+    parse_url(value)
+    return value
+
+
+TEXT = Kind(_text, "some text")
+FOLDER = Kind(lambda value: Path(_text(value)), "a folder")
+DATABASE = Kind(_database, "a URL like postgresql://user:password@host:5432/database")
+REDIS = Kind(_redis, "a URL like redis://host:6379/0, rediss://… or unix://…")
+
+
+def setting(default: Any, kind: Kind, description: str) -> Any:
+    return field(default=default, metadata={"kind": kind, "description": description})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    host: str = setting("127.0.0.1", TEXT, "The address to listen on.")
+    port: int = setting(8080, whole(0, 65535), "The port to listen on; 0 takes a free one.")
+    workers: int = setting(1, whole(1, 64), "Server processes.")
+    unauthenticated: str = setting(
+        "loopback",
+        one_of("loopback", "anywhere"),
+        "Where callers are served without authentication. `anywhere` only where the network itself is the guard.",
+    )
+    database_url: str | None = setting(
+        None, DATABASE, "PostgreSQL 18. Without it, and without a Redis URL, own servers are started."
+    )
+    redis_url: str | None = setting(None, REDIS, "Redis 7 or newer, or Valkey.")
+    data_dir: Path = setting(Path(".segmentql"), FOLDER, "Where the own servers keep their data.")
+    database_wait: int = setting(
+        30, whole(0, 3600), "Seconds to wait at the start for a database that is not there yet."
+    )
+    pool_size: int = setting(10, whole(1, 200), "Connections of one process for mutations.")
+    read_pool_size: int = setting(6, whole(2, 200), "Connections of one process for queries.")
+    redis_budget_ms: int = setting(
+        50, whole(1, 5000), "Milliseconds that a read or a mutation waits for Redis, before it does without."
+    )
+    execution_timeout: int = setting(15, whole(1, 300), "Seconds that one operation may take.")
+    max_body_bytes: int = setting(1_048_576, whole(1_000, 1_073_741_824), "Bytes of one request's body.")
+    max_tokens: int = setting(2_000, whole(10, 1_000_000), "Tokens of one document.")
+    max_depth: int = setting(10, whole(2, 1_000), "Levels of one operation.")
+    max_aliases: int = setting(30, whole(0, 100_000), "Aliases in one operation.")
+    max_root_fields: int = setting(20, whole(1, 10_000), "Fields of an operation's first level.")
+    max_directives: int = setting(20, whole(0, 10_000), "Directives in one operation.")
+    max_list_items: int = setting(100, whole(1, 10_000), "Users of one `users` field, slugs of one `only`.")
+    max_page_size: int = setting(100, whole(1, 10_000), "The largest `first`.")
+    max_changes: int = setting(1_000, whole(1, 10_000), "Slugs in each list of one `changeUserSegments`.")
+    log_level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "What is logged, on standard error.")
+
+    @property
+    def document_limits(self) -> DocumentLimits:
+        return DocumentLimits(
+            self.max_tokens, self.max_depth, self.max_aliases, self.max_root_fields, self.max_directives
+        )
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_list_items, self.max_page_size, self.max_changes)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service brings its own PostgreSQL and Valkey."""
+        return self.database_url is None
+
+
+def from_environ(environ: Mapping[str, str]) -> Settings:
+    """The settings, or a StartError that names the one that is wrong and says what it may be."""
+    found: dict[str, Any] = {}
+    for known in fields(Settings):
+        name = PREFIX + known.name.upper()
+        if name not in environ:
+            continue
+        kind: Kind = known.metadata["kind"]
+        try:
+            found[known.name] = kind.parse(environ[name])
+        except ValueError as error:
+            # A URL may carry a password.
+            shown = "" if name.endswith("_URL") else f" {environ[name]!r}"
+            raise StartError(f"{name} is{shown or ' not usable'}: it must be {kind.what}.") from error
+    if ("database_url" in found) != ("redis_url" in found):
+        raise StartError(f"Set both {PREFIX}DATABASE_URL and {PREFIX}REDIS_URL, or neither to use own servers.")
+    known_names = {PREFIX + known.name.upper() for known in fields(Settings)}
+    for name in sorted(environ.keys() - known_names):
+        if name.startswith(PREFIX):
+            log.warning("%s is not a setting of this version", name)
+    return Settings(**found)
+
+
+def to_environ(settings: Settings) -> dict[str, str]:
+    """The environment that `from_environ` reads these settings from; for processes that we start."""
+    values = {PREFIX + known.name.upper(): getattr(settings, known.name) for known in fields(Settings)}
+    return {name: str(value) for name, value in values.items() if value is not None}

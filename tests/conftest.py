@@ -1,0 +1,140 @@
+"""The real application on a real PostgreSQL and Valkey, one pair of servers for each test worker."""
+
+import asyncio
+import dataclasses
+import itertools
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+import uvicorn
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db import connections, migrate
+from jobs.partitions import keep_ahead
+from server import embedded
+from server.app import create_app
+from server.embedded import Servers
+from server.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+TABLES = "memberships, membership_events, operations, segments"
+
+
+class Ask(Protocol):
+    """Send one operation; its `data` is returned, and errors fail the test."""
+
+    def __call__(self, query: str, **variables: object) -> Awaitable[Any]: ...
+
+
+@dataclass(frozen=True)
+class Client:
+    """One server, as callers see it."""
+
+    http: httpx.AsyncClient
+
+    async def post(self, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The whole answer, errors included."""
+        response = await self.http.post("/graphql", json={"query": query, "variables": variables or {}})
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def ask(self, query: str, **variables: object) -> Any:
+        answer = await self.post(query, variables)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with embedded.running(tmp_path_factory.mktemp("servers"), durable=False) as running:
+        asyncio.run(_migrate(running.database_url))
+        yield running
+
+
+async def _migrate(database_url: str) -> None:
+    engine = connections.writer(database_url, pool_size=1)
+    await migrate.migrate(engine)
+    await keep_ahead(engine)
+    await engine.dispose()
+
+
+@pytest.fixture
+async def engine(servers: Servers) -> AsyncIterator[AsyncEngine]:
+    """The database, empty."""
+    engine = connections.writer(servers.database_url, pool_size=4)
+    async with engine.begin() as tx:
+        await tx.execute(text(f"TRUNCATE {TABLES} RESTART IDENTITY"))
+        await tx.execute(text("UPDATE catalogue SET version = 0"))
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def redis(servers: Servers) -> AsyncIterator[Redis]:
+    """The cache, empty."""
+    redis = Redis.from_url(servers.redis_url)
+    await redis.flushall()
+    yield redis
+    await redis.aclose()
+
+
+@pytest.fixture
+def settings(servers: Servers) -> Settings:
+    return Settings(database_url=servers.database_url, redis_url=servers.redis_url, port=0)
+
+
+@pytest.fixture
+def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
+    """Start the application; keyword arguments change its settings."""
+
+    @asynccontextmanager
+    async def serving(**changes: Any) -> AsyncIterator[Client]:
+        app = create_app(dataclasses.replace(settings, **changes))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+        server.capture_signals = nullcontext  # type: ignore[method-assign]  # they are pytest's
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            running = asyncio.create_task(server.serve(sockets=[listener]))
+            # Callers connect at once and are answered when the application has started.
+            async with httpx.AsyncClient(base_url=url, timeout=30, limits=httpx.Limits(max_connections=1_000)) as http:
+                yield Client(http)
+            server.should_exit = True
+            await running
+
+    return serving
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[Client]:
+    async with serve() as client:
+        yield client
+
+
+@pytest.fixture
+def ask(client: Client) -> Ask:
+    return client.ask
+
+
+@pytest.fixture
+def server_url(client: Client) -> str:
+    return str(client.http.base_url)
+
+
+@pytest.fixture
+def key() -> Callable[[], str]:
+    """A new idempotency key at each call."""
+    numbers = itertools.count(1)
+    return lambda: f"test-key-{next(numbers)}"
