@@ -7,8 +7,9 @@ from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-# A server behind a failover is read-only or shutting down: such a connection is of no use any more, though it answers.
-GONE = frozenset({"25006", "57P01", "57P02", "57P03"})
+# The connection broke off; or the server behind it shuts down, or is read-only after a failover: then it is of no use
+# any more, though it answers.
+GONE = frozenset({"08000", "08001", "08003", "08006", "25006", "57P01", "57P02", "57P03"})
 # Older than this, a connection is replaced when it is next asked for: a pool finds its way to a new primary.
 RECYCLE_SECONDS = 600
 

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 
 import strawberry
+from graphql import GraphQLError
 
 # RFC 3339 with an offset: nothing is guessed, and no digit that was sent is dropped.
 INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
@@ -13,13 +14,20 @@ WHAT = (
 )
 
 
+# The database's driver means `infinity` by it.
+TAKEN = datetime.max.replace(tzinfo=UTC)
+
+
 def parse_instant(value: object) -> datetime:
     if not isinstance(value, str) or not INSTANT.fullmatch(value):
-        raise ValueError(WHAT)
+        raise GraphQLError(WHAT)
     try:
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"There is no such instant. {WHAT}") from error
+        instant = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        instant = TAKEN
+    if instant == TAKEN:
+        raise GraphQLError(f"There is no such instant. {WHAT}")
+    return instant
 
 
 def print_instant(value: datetime) -> str:

@@ -109,10 +109,13 @@ def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             running = asyncio.create_task(server.serve(sockets=[listener]))
             # Callers connect at once and are answered when the application has started.
-            async with httpx.AsyncClient(base_url=url, timeout=30, limits=httpx.Limits(max_connections=1_000)) as http:
-                yield Client(http)
-            server.should_exit = True
-            await running
+            try:
+                limits = httpx.Limits(max_connections=1_000)
+                async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as http:
+                    yield Client(http)
+            finally:
+                server.should_exit = True
+                await running
 
     return serving
 

@@ -1,0 +1,102 @@
+"""PostgreSQL restarts, dies and cuts off answers: what was acknowledged is there, and the rest can be asked again."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from conftest import Client, Serve
+from faults import proxy_before
+from operations import CHANGE, change, count, create, differences, history, slugs
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from server.embedded import Servers
+
+TERMINATE = text("""
+    SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'
+""")
+
+
+@pytest.mark.parametrize("deliver", [True, False], ids=["it happened", "it did not"])
+async def test_when_the_answer_to_a_commit_is_lost_the_mutation_happens_once_and_is_answered(
+    serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path, *, deliver: bool
+) -> None:
+    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+        await create(client, "A")
+        proxy.commits_to_lose, proxy.deliver = 1, deliver
+        changed = await change(client, 7, add=["A"], key="the-very-key")
+        assert proxy.commits_to_lose == 0
+        assert (changed["added"], changed["replayed"], changed["userErrors"]) == (["A"], False, [])
+        assert await slugs(client, 7) == ["A"]
+        assert (await change(client, 7, add=["A"], key="the-very-key"))["replayed"] is True
+        assert len(await history(client, 7)) == 1
+    assert await count(engine, "operations") == 2
+
+
+async def test_when_two_answers_are_lost_the_caller_is_told_to_ask_again_and_the_key_knows(
+    serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+        await create(client, "A")
+        proxy.commits_to_lose, proxy.deliver = 2, True
+        answer = await client.post(CHANGE, {"input": {"userId": 7, "add": ["A"]}, "key": "the-very-key"})
+        assert answer["errors"][0]["extensions"]["code"] == "OVERLOADED"
+        again = await change(client, 7, add=["A"], key="the-very-key")
+        assert (again["added"], again["replayed"]) == (["A"], True)
+    assert await count(engine, "membership_events") == 1
+
+
+async def test_connections_that_died_while_idle_cost_no_request(client: Client, engine: AsyncEngine) -> None:
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    async with engine.connect() as conn:
+        assert (await conn.execute(TERMINATE)).scalar_one() >= 2
+    assert await slugs(client, 7, "LATEST") == ["A"]
+    assert (await change(client, 7, remove=["A"]))["removed"] == ["A"]
+    assert len(await history(client, 7)) == 2
+
+
+async def test_backends_that_die_under_load_lose_nothing_and_double_nothing(
+    client: Client, engine: AsyncEngine
+) -> None:
+    await create(client, "A", "B")
+
+    async def terminate() -> None:
+        while True:
+            async with engine.connect() as conn:
+                await conn.execute(TERMINATE)
+            await asyncio.sleep(0.05)
+
+    terminating = asyncio.create_task(terminate())
+    for number in range(40):
+        key, user_id = f"under-load-{number}", f"user-{number}"
+        for _ in range(50):
+            answer = await client.post(CHANGE, {"input": {"userId": user_id, "add": ["A", "B"]}, "key": key})
+            if "errors" not in answer:
+                break
+            assert answer["errors"][0]["extensions"]["code"] in ("OVERLOADED", "TIMEOUT")
+        else:
+            raise AssertionError("it never succeeded")
+        assert answer["data"]["changeUserSegments"]["added"] == ["A", "B"]
+    terminating.cancel()
+    assert await count(engine, "membership_events") == 80
+    assert await count(engine, "memberships") == 80
+    assert await differences(engine) == []
+
+
+async def test_a_read_only_primary_is_left_for_a_connection_that_can_write(client: Client, engine: AsyncEngine) -> None:
+    """After a failover the pool must not stay with the node that was demoted."""
+    await create(client, "A")
+    async with engine.connect() as conn:
+        database = (await conn.execute(text("SELECT current_database()"))).scalar_one()
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as conn:
+        await conn.execute(text(f"ALTER DATABASE {database} SET default_transaction_read_only = on"))
+        await conn.execute(TERMINATE)
+        try:
+            answer = await client.post(CHANGE, {"input": {"userId": 7, "add": ["A"]}, "key": "the-very-key"})
+            assert answer["errors"][0]["extensions"]["code"] == "OVERLOADED"
+        finally:
+            await conn.execute(text("SET default_transaction_read_only = off"))
+            await conn.execute(text(f"ALTER DATABASE {database} RESET default_transaction_read_only"))
+    assert (await change(client, 7, add=["A"], key="the-very-key"))["added"] == ["A"]

@@ -1,0 +1,256 @@
+"""The read path: fast where the cache has the answer, and true everywhere."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from conftest import Client, Serve
+from operations import UPDATE, change, create, delete, memberships, new_key, slugs
+from redis.asyncio import Redis
+from sqlalchemy import Engine, event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db.cache import Cache, State
+from server.embedded import Servers
+
+
+@pytest.fixture
+def statements() -> Iterator[Counter[str]]:
+    """How often PostgreSQL was asked for memberships, and how often for the segments."""
+    counted: Counter[str] = Counter()
+
+    def count(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        if "string_agg" in statement:
+            counted["memberships"] += 1
+        elif "catalogue_version" in statement:
+            counted["catalogue"] += 1
+
+    event.listen(Engine, "before_cursor_execute", count)
+    yield counted
+    event.remove(Engine, "before_cursor_execute", count)
+
+
+async def sneak_in(engine: AsyncEngine, user_id: str, segment_id: int) -> None:
+    """Add a member behind the application's back, so that what answers from the cache can be told."""
+    async with engine.begin() as tx:
+        await tx.execute(
+            text("INSERT INTO memberships (user_id, segment_id, added_at) VALUES (:user_id, :segment_id, now())"),
+            {"user_id": user_id, "segment_id": segment_id},
+        )
+
+
+async def test_the_second_read_comes_from_the_cache_and_latest_does_not(client: Client, engine: AsyncEngine) -> None:
+    await create(client, "A", "B")
+    await change(client, 7, add=["A"])
+    assert await slugs(client, 7) == ["A"]
+    await sneak_in(engine, "7", 2)
+    assert await slugs(client, 7) == ["A"]
+    assert await slugs(client, 7, "LATEST") == ["A", "B"]
+    # And it has refreshed nothing.
+    assert await slugs(client, 7) == ["A"]
+
+
+async def test_that_a_user_has_no_segments_is_cached_too(client: Client, engine: AsyncEngine) -> None:
+    await create(client, "A")
+    assert await slugs(client, "nobody") == []
+    await sneak_in(engine, "nobody", 1)
+    assert await slugs(client, "nobody") == []
+    assert await slugs(client, "nobody", "LATEST") == ["A"]
+
+
+async def test_a_cached_membership_is_the_same_as_the_stored_one(client: Client) -> None:
+    await create(client, "B", "A")
+    await change(client, 7, add=["A"], expiresAt="2099-05-05T05:05:05.123456Z")
+    await change(client, 7, add=["B"])
+    stored = await memberships(client, 7, "LATEST")
+    assert [m["segment"]["slug"] for m in stored] == ["A", "B"]
+    assert await memberships(client, 7) == stored
+    assert await memberships(client, 7) == stored
+
+
+async def test_an_acknowledged_change_is_seen_by_the_next_read_on_another_process(client: Client, serve: Serve) -> None:
+    await create(client, "A", "B")
+    async with serve() as other:
+        for _ in range(50):
+            assert await slugs(other, 7) == []
+            await change(client, 7, add=["A"])
+            assert await slugs(other, 7) == ["A"]
+            assert await slugs(client, 7) == ["A"]
+            await change(other, 7, remove=["A"])
+            assert await slugs(client, 7) == []
+
+
+async def test_a_segment_that_another_process_created_is_known_at_once(client: Client, serve: Serve) -> None:
+    async with serve() as other:
+        for number in range(20):
+            assert len(await slugs(other, 7)) == number
+            await create(client, f"S{number:02}")
+            await change(client, 7, add=[f"S{number:02}"])
+            assert len(await slugs(other, 7)) == number + 1
+
+
+async def test_a_deleted_segment_is_gone_from_a_cached_read_at_once(client: Client, serve: Serve) -> None:
+    await create(client, "A", "B")
+    await change(client, 7, add=["A", "B"])
+    async with serve() as other:
+        assert await slugs(other, 7) == ["A", "B"]
+        await delete(client, "A")
+        assert await slugs(other, 7) == ["B"]
+        answer = await other.ask('{ user(id: 7) { isIn(slug: "A") memberships { segment { slug } } } }')
+        assert answer["user"] == {"isIn": False, "memberships": [{"segment": {"slug": "B"}}]}
+
+
+async def test_what_a_segment_says_about_itself_is_current_in_cached_reads(client: Client, serve: Serve) -> None:
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    query = "{ user(id: 7) { segments { description updatedAt } } }"
+    async with serve() as other:
+        await other.ask(query)
+        payload = await client.ask(UPDATE, slug="A", input={"description": "new"}, key=new_key())
+        updated = payload["updateSegment"]["segment"]
+        assert (await other.ask(query))["user"]["segments"] == [
+            {"description": "new", "updatedAt": updated["updatedAt"]}
+        ]
+
+
+async def test_an_expiry_that_passes_while_cached_ends_the_membership_on_the_next_read(
+    client: Client, engine: AsyncEngine
+) -> None:
+    await create(client, "A", "B")
+    ends = datetime.now(UTC) + timedelta(seconds=1.5)
+    await change(client, 7, add=["A"], expiresAt=ends.isoformat())
+    await change(client, 7, add=["B"])
+    assert await slugs(client, 7) == ["A", "B"]
+    while await _database_clock(engine) < ends:
+        found = await slugs(client, 7)
+        assert found == ["A", "B"] or await _database_clock(engine) >= ends - timedelta(milliseconds=50)
+        await asyncio.sleep(0.02)
+    assert await slugs(client, 7) == ["B"]
+    answer = await client.ask('{ user(id: 7) { isIn(slug: "A") } }')
+    assert answer["user"]["isIn"] is False
+
+
+async def _database_clock(engine: AsyncEngine) -> datetime:
+    async with engine.connect() as conn:
+        clock: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    return clock
+
+
+async def test_a_hundred_users_of_one_query_take_one_command_and_one_statement(
+    client: Client, redis: Redis, statements: Counter[str]
+) -> None:
+    await create(client, "A")
+    await slugs(client, "warm")
+    await redis.config_resetstat()
+    statements.clear()
+    ids = [str(number) for number in range(100)]
+    query = 'query ($ids: [ID!]!) { users(ids: $ids) { segments { slug } isIn(slug: "A") memberships { addedAt } } }'
+    await client.ask(query, ids=ids)
+    assert statements == {"memberships": 1}
+    assert (await redis.info("commandstats"))["cmdstat_mget"]["calls"] == 1
+    await client.ask(query, ids=ids)
+    assert statements == {"memberships": 1}
+    assert (await redis.info("commandstats"))["cmdstat_mget"]["calls"] == 2
+
+
+async def test_a_herd_of_readers_of_one_cold_user_reads_it_once(
+    client: Client, serve: Serve, redis: Redis, statements: Counter[str]
+) -> None:
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    async with serve() as other:
+        await asyncio.gather(slugs(client, "warm"), slugs(other, "warm"))
+        await redis.unlink("segmentql:user:7")
+        statements.clear()
+        found = await asyncio.gather(*(slugs((client, other)[n % 2], 7) for n in range(200)))
+    assert found == [["A"]] * 200
+    # One fills. A reader in the other process that has waited its time may have gone for itself.
+    assert statements["memberships"] <= 2
+
+
+async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
+    client: Client, servers: Servers, redis: Redis
+) -> None:
+    """A slow reader in another process: it read before the commit, and wants to store after the acknowledgement."""
+    await create(client, "A")
+    await slugs(client, "warm")  # the state is there
+    state = await redis.get("segmentql:state")
+    generation, _, version = state.partition(b":")
+    slow = Cache(servers.redis_url, budget_ms=1_000)
+    async with slow.running():
+        for _ in range(20):
+            await redis.unlink("segmentql:user:7")
+            leased = await slow.take_leases(["7"], generation)
+            assert leased is not None
+            assert leased.ours == ["7"]
+            await change(client, 7, add=["A"])
+            assert await slow.fill(leased.lease, generation, {"7": b""}) == 0
+            assert await slugs(client, 7) == ["A"]
+            await change(client, 7, remove=["A"])
+            assert await slow.fill(leased.lease, generation, {"7": b""}) == 0
+        fetched = await slow.fetch(["7"])
+        assert fetched is not None
+        assert fetched.state == State(generation, int(version))
+
+
+async def test_a_reader_that_never_finishes_holds_up_nobody(client: Client, servers: Servers, redis: Redis) -> None:
+    """It died between taking the lease and filling."""
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    await slugs(client, "warm")
+    generation = (await redis.get("segmentql:state")).partition(b":")[0]
+    dead = Cache(servers.redis_url, budget_ms=1_000)
+    async with dead.running():
+        await redis.unlink("segmentql:user:7")
+        leased = await dead.take_leases(["7"], generation)
+        assert leased is not None
+        assert leased.ours == ["7"]
+    assert await slugs(client, 7) == ["A"]
+    assert 0 < await redis.pttl("segmentql:user:7") <= 3_000
+
+
+async def test_a_lost_announcement_is_made_up_for_by_the_next_process_that_knows(
+    client: Client, serve: Serve, redis: Redis
+) -> None:
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    async with serve() as other:
+        assert await slugs(other, 7) == ["A"]
+        before = await redis.get("segmentql:state")
+        await delete(client, "A")
+        await redis.set("segmentql:state", before)  # as if the writer had been cut off from Redis
+        assert await slugs(client, 7) == []
+        assert await slugs(other, 7) == []
+        assert await redis.get("segmentql:state") != before
+
+
+async def test_a_version_from_another_past_is_not_believed(client: Client, redis: Redis) -> None:
+    """PostgreSQL was restored from a backup; Redis remembers what came after it."""
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    assert await slugs(client, 7) == ["A"]
+    generation = (await redis.get("segmentql:state")).partition(b":")[0]
+    await redis.set("segmentql:state", generation + b":999")
+    assert await slugs(client, 7) == ["A"]
+    assert await slugs(client, 7) == ["A"]
+    assert int((await redis.get("segmentql:state")).partition(b":")[2]) == 1
+
+
+async def test_lists_of_an_older_generation_do_not_count(client: Client, engine: AsyncEngine, redis: Redis) -> None:
+    await create(client, "A", "B")
+    await change(client, 7, add=["A"])
+    assert await slugs(client, 7) == ["A"]
+    await sneak_in(engine, "7", 2)
+    await redis.unlink("segmentql:state")
+    assert await slugs(client, 7) == ["A", "B"]
+
+
+async def test_cached_lists_live_less_than_a_minute_and_not_all_equally_long(client: Client, redis: Redis) -> None:
+    await create(client, "A")
+    for user in range(20):
+        await slugs(client, user)
+    lives = [await redis.pttl(f"segmentql:user:{user}") for user in range(20)]
+    assert all(40_000 < life <= 55_000 for life in lives)
+    assert max(lives) - min(lives) > 1_000
