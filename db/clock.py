@@ -9,10 +9,17 @@ EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 NEVER = 2**63 - 1
 # No crystal of a server is worse; an estimate loses this much certainty with time.
 DRIFT = 100e-6
+# A machine that was suspended has to notice: Linux has a clock that went on meanwhile.
+TICKS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def ticks() -> float:
+    """Seconds since some moment, which nobody can set."""
+    return time.clock_gettime(TICKS)
 
 
 class Clock:
-    """The database's clock, estimated from this process's monotonic one.
+    """The database's clock, estimated from `ticks`.
 
     An observation tells the offset between the two only up to its round trip. Of all instants that are possible the
     latest is taken: a membership may be seen to expire a round trip early, and is never served after its end.
@@ -24,7 +31,7 @@ class Clock:
         self._observed = float("-inf")
 
     def observe(self, sent: float, received: float, instant: int) -> None:
-        """Take in that the database's clock showed `instant` between two moments of `time.monotonic`."""
+        """Take in that the database's clock showed `instant` between two moments of `ticks`."""
         low, high = instant - int(received * 1e6), instant - int(sent * 1e6)
         if self._observed > float("-inf"):
             slack = int((received - self._observed) * DRIFT * 1e6) + 1
@@ -36,7 +43,7 @@ class Clock:
 
     def now(self) -> int:
         """Microseconds since EPOCH."""
-        return int(time.monotonic() * 1e6) + self._high
+        return int(ticks() * 1e6) + self._high
 
 
 def as_datetime(instant: int) -> datetime | None:

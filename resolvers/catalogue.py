@@ -1,14 +1,16 @@
 """This process's copy of all segments, and how it is kept current."""
 
 import asyncio
-import time
+import logging
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import catalogue
 from db.cache import Cache, State
-from db.clock import Clock
+from db.clock import Clock, ticks
 from db.segments import Segment
+
+log = logging.getLogger(__name__)
 
 # Every so often PostgreSQL is asked, whatever Redis says: that bounds how long a lost announcement can matter.
 POLL_SECONDS = 30
@@ -72,16 +74,19 @@ class Catalogue:
         return state
 
     async def poll(self) -> None:
-        """Keep looking at PostgreSQL, for ever; the caller decides what a failure means."""
+        """Keep looking at PostgreSQL, for ever."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception as error:  # noqa: BLE001  # whatever it was, the next look may succeed
+                log.warning("PostgreSQL was not asked for the segments' version: %s", error)
 
     async def _load(self) -> None:
         async with self._reader.connect() as conn:
-            sent = time.monotonic()
+            sent = ticks()
             changes = await catalogue.since(conn, self.version)
-            self._clock.observe(sent, time.monotonic(), changes.clock)
+            self._clock.observe(sent, ticks(), changes.clock)
             if changes.version < self.version:  # restored from a backup: ids and versions were given out anew
                 changes = await catalogue.since(conn, -1)
                 self._live, self._newest_id = {}, 0

@@ -102,7 +102,7 @@ def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
     async def serving(**changes: Any) -> AsyncIterator[Client]:
         app = create_app(dataclasses.replace(settings, **changes))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
-        server.capture_signals = nullcontext  # type: ignore[method-assign]  # they are pytest's
+        server.capture_signals = nullcontext  # type: ignore[assignment, method-assign]  # they are pytest's
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()

@@ -64,8 +64,23 @@ class Proxy:
         self.commits_to_lose = 0
         # Whether the COMMIT whose answer is lost reaches the server.
         self.deliver = True
+        self._away = False
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def leave(self) -> None:
+        """Be a PostgreSQL that is down."""
+        self._away = True
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def come_back(self) -> None:
+        self._away = False
 
     async def _serve(self, target: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._away:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
         server_reader, server_writer = await asyncio.open_unix_connection(target)
         losing = asyncio.Event()
         back = asyncio.create_task(self._answers(server_reader, writer, losing))
@@ -82,6 +97,7 @@ class Proxy:
             if losing.is_set() and self.deliver:
                 await back
             back.cancel()
+            self._writers.discard(writer)
             server_writer.close()
             writer.close()
 

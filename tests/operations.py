@@ -4,6 +4,7 @@ import itertools
 from typing import Any
 
 from conftest import Client
+from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -48,7 +49,7 @@ async def delete(client: Client, slug: str) -> Any:
     return payload["segment"]
 
 
-async def change(client: Client, user_id: str | int, *, key: str | None = None, **input: Any) -> Any:
+async def change(client: Client, user_id: str | int, *, key: str = "", **input: Any) -> Any:
     """The whole payload, refusals included."""
     answer = await client.ask(CHANGE, input={"userId": user_id, **input}, key=key or new_key())
     return answer["changeUserSegments"]
@@ -66,6 +67,13 @@ async def memberships(client: Client, user_id: str | int, freshness: str = "CACH
 async def history(client: Client, user_id: str | int, **arguments: Any) -> Any:
     """The events' nodes, newest first."""
     return (await client.ask(HISTORY, id=user_id, **arguments))["user"]["history"]["nodes"]
+
+
+async def state(redis: Redis) -> bytes:
+    """What Redis holds for all processes: generation and version."""
+    found = await redis.get("segmentql:state")
+    assert isinstance(found, bytes)
+    return found
 
 
 async def count(engine: AsyncEngine, table: str) -> int:

@@ -61,7 +61,7 @@ async def test_a_retry_is_good_even_when_the_first_call_would_now_be_refused(
 ) -> None:
     await create(client, "A")
     soon = datetime.now(UTC) + timedelta(seconds=2)
-    input = {"add": ["A"], "expiresAt": soon.isoformat(), "key": "the-very-key"}
+    input: dict[str, Any] = {"add": ["A"], "expiresAt": soon.isoformat(), "key": "the-very-key"}
     first = await change(client, 7, **input)
     assert (first["added"], first["userErrors"]) == (["A"], [])
     await client.ask(DELETE, slug="A", key=new_key())
@@ -267,17 +267,12 @@ async def test_opposite_changes_racing_on_one_user_leave_a_history_that_folds(
     serve: Serve, client: Client, engine: AsyncEngine
 ) -> None:
     await create(client, "A", "B")
+    into_a: dict[str, Any] = {"add": ["A"], "remove": ["B"]}
+    into_b: dict[str, Any] = {"add": ["B"], "remove": ["A"]}
     async with serve() as other:
         for _ in range(10):
             answers = await asyncio.gather(
-                *(
-                    change(
-                        (client, other)[n % 2],
-                        7,
-                        **({"add": ["A"], "remove": ["B"]} if n % 3 else {"add": ["B"], "remove": ["A"]}),
-                    )
-                    for n in range(12)
-                )
+                *(change((client, other)[n % 2], 7, **(into_a if n % 3 else into_b)) for n in range(12))
             )
             assert all(answer["userErrors"] == [] for answer in answers)
     assert await differences(engine) == []

@@ -243,7 +243,7 @@ NORMALISATION_TWINS = ("caf\u00e9", "cafe\u0301")
     [
         "x" * 128,
         "𝔘" * 128,
-        "👩‍👩‍👧",
+        "👩\u200d👩\u200d👧",
         "\u202eabc",
         "a b",
         " ",
@@ -252,11 +252,11 @@ NORMALISATION_TWINS = ("caf\u00e9", "cafe\u0301")
         "\\",
         "%",
         "{}",
-        "\u00a0",
+        "\xa0",
         "\ufeff",
         "\u2028",
-    ]
-    + list(NORMALISATION_TWINS),
+        *list(NORMALISATION_TWINS),
+    ],
 )
 async def test_any_id_without_control_characters_is_kept_exactly(client: Client, user_id: str) -> None:
     await create(client, "A")
@@ -339,7 +339,7 @@ async def test_a_thousand_segments_may_change_at_once(client: Client, engine: As
     names = [f"S{number:04}" for number in range(1_000)]
     for start in range(0, 1_000, 20):
         fields = " ".join(
-            f'm{n}: createSegment(input: {{slug: "{name}"}}, idempotencyKey: "create-{name}") {{ userErrors {{ code }} }}'
+            f'm{n}: createSegment(input: {{slug: "{name}"}}, idempotencyKey: "create-{name}") {{ replayed }}'
             for n, name in enumerate(names[start : start + 20])
         )
         await client.ask(f"mutation {{ {fields} }}")

@@ -47,6 +47,30 @@ async def test_when_two_answers_are_lost_the_caller_is_told_to_ask_again_and_the
     assert await count(engine, "membership_events") == 1
 
 
+async def test_with_postgresql_down_cached_reads_are_answered_and_the_rest_says_to_come_back(
+    serve: Serve, servers: Servers, tmp_path: Path
+) -> None:
+    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+        await create(client, "A")
+        await change(client, 7, add=["A"])
+        assert await slugs(client, 7) == ["A"]
+        proxy.leave()
+        assert await slugs(client, 7) == ["A"]
+        queries = ["{ user(id: 8) { segments { slug } } }", '{ segment(slug: "A") { id } }']
+        queries.append("{ user(id: 7) { segments(freshness: LATEST) { slug } } }")
+        for query in queries:
+            answer = await client.post(query)
+            assert [error["extensions"]["code"] for error in answer["errors"]] == ["OVERLOADED"], query
+        answer = await client.post(CHANGE, {"input": {"userId": 7, "remove": ["A"]}, "key": "the-very-key"})
+        assert answer["errors"][0]["extensions"]["code"] == "OVERLOADED"
+        assert (await client.http.get("/healthz")).status_code == 200
+        assert (await client.http.get("/readyz")).status_code == 503
+        proxy.come_back()
+        assert (await client.http.get("/readyz")).status_code == 200
+        assert (await change(client, 7, remove=["A"], key="the-very-key"))["removed"] == ["A"]
+        assert await slugs(client, 7) == []
+
+
 async def test_connections_that_died_while_idle_cost_no_request(client: Client, engine: AsyncEngine) -> None:
     await create(client, "A")
     await change(client, 7, add=["A"])

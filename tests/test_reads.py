@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import Client, Serve
-from operations import UPDATE, change, create, delete, memberships, new_key, slugs
+from operations import UPDATE, change, create, delete, memberships, new_key, slugs, state
 from redis.asyncio import Redis
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -176,8 +176,7 @@ async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
     """A slow reader in another process: it read before the commit, and wants to store after the acknowledgement."""
     await create(client, "A")
     await slugs(client, "warm")  # the state is there
-    state = await redis.get("segmentql:state")
-    generation, _, version = state.partition(b":")
+    generation, _, version = (await state(redis)).partition(b":")
     slow = Cache(servers.redis_url, budget_ms=1_000)
     async with slow.running():
         for _ in range(20):
@@ -200,7 +199,7 @@ async def test_a_reader_that_never_finishes_holds_up_nobody(client: Client, serv
     await create(client, "A")
     await change(client, 7, add=["A"])
     await slugs(client, "warm")
-    generation = (await redis.get("segmentql:state")).partition(b":")[0]
+    generation = (await state(redis)).partition(b":")[0]
     dead = Cache(servers.redis_url, budget_ms=1_000)
     async with dead.running():
         await redis.unlink("segmentql:user:7")
@@ -218,12 +217,12 @@ async def test_a_lost_announcement_is_made_up_for_by_the_next_process_that_knows
     await change(client, 7, add=["A"])
     async with serve() as other:
         assert await slugs(other, 7) == ["A"]
-        before = await redis.get("segmentql:state")
+        before = await state(redis)
         await delete(client, "A")
         await redis.set("segmentql:state", before)  # as if the writer had been cut off from Redis
         assert await slugs(client, 7) == []
         assert await slugs(other, 7) == []
-        assert await redis.get("segmentql:state") != before
+        assert await state(redis) != before
 
 
 async def test_a_version_from_another_past_is_not_believed(client: Client, redis: Redis) -> None:
@@ -231,11 +230,11 @@ async def test_a_version_from_another_past_is_not_believed(client: Client, redis
     await create(client, "A")
     await change(client, 7, add=["A"])
     assert await slugs(client, 7) == ["A"]
-    generation = (await redis.get("segmentql:state")).partition(b":")[0]
+    generation = (await state(redis)).partition(b":")[0]
     await redis.set("segmentql:state", generation + b":999")
     assert await slugs(client, 7) == ["A"]
     assert await slugs(client, 7) == ["A"]
-    assert int((await redis.get("segmentql:state")).partition(b":")[2]) == 1
+    assert int((await state(redis)).partition(b":")[2]) == 1
 
 
 async def test_lists_of_an_older_generation_do_not_count(client: Client, engine: AsyncEngine, redis: Redis) -> None:

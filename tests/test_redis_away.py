@@ -124,10 +124,10 @@ async def test_a_redis_that_turns_read_only_is_not_trusted(serve: Serve, valkey:
     async with serve(redis_url=valkey.url) as one, serve(redis_url=valkey.url) as two:
         await create(one, "A")
         await changes_are_seen(one, one, two)
-        await valkey.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await valkey.client.replicaof("127.0.0.1", 1)
         await change(one, 7, add=["A"])
         assert await slugs(one, 7) == ["A"]
-        await valkey.client.execute_command("REPLICAOF", "NO", "ONE")
+        await valkey.client.replicaof("NO", "ONE")
         await until(one, redis=True)
         assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
 

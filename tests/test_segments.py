@@ -48,7 +48,7 @@ async def test_slugs_within_the_rule_are_taken_as_they_are(ask: Ask, slug: str) 
 
 @pytest.mark.parametrize(
     "slug",
-    ["", "-a", "_a", "a b", "a.b", "ä", "x" * 256, "a\n", "a\x00", "\u202ea", "１"],  # noqa: RUF001
+    ["", "-a", "_a", "a b", "a.b", "ä", "x" * 256, "a\n", "a\x00", "\u202ea", "１"],
 )
 async def test_slugs_outside_the_rule_are_refused_and_nothing_is_created(
     ask: Ask, engine: AsyncEngine, slug: str
@@ -70,7 +70,7 @@ async def test_descriptions_outside_the_rule_are_refused(ask: Ask, engine: Async
 
 
 async def test_a_description_of_any_script_is_kept_exactly(ask: Ask) -> None:
-    description = "é e\u0301 𝔘 \u202e rtl \ufeff 👩‍👩‍👧 \t \r\n " + "x" * 1_950  # noqa: RUF001
+    description = "é e\u0301 𝔘 \u202e rtl \ufeff 👩‍👩‍👧 \t \r\n " + "x" * 1_950
     created = (await ask(CREATE, slug="A", description=description, key=new_key()))["createSegment"]
     assert created["segment"]["description"] == description
 
@@ -181,9 +181,11 @@ async def test_a_page_has_from_1_to_100(client: Client, first: int) -> None:
 
 @pytest.mark.parametrize(
     "cursor",
-    ["", "x", "é", "bm90IGpzb24=", "W10=", "e30=", "WyJzZWdtZW50Il0=", "WyJldmVudCIsIkEiLDFd", "A" * 10_000]
-    # A slug that cannot be, an id out of range, and a number where the slug belongs.
-    + ["WyJzZWdtZW50IiwiLSIsMV0=", "WyJzZWdtZW50IiwiQSIsOTk5OTk5OTk5OTk5XQ==", "WyJzZWdtZW50IiwxLDFd"],
+    [
+        *("", "x", "é", "bm90IGpzb24=", "W10=", "e30=", "WyJzZWdtZW50Il0=", "WyJldmVudCIsIkEiLDFd", "A" * 10_000),
+        # A slug that cannot be, an id out of range, and a number where the slug belongs.
+        *("WyJzZWdtZW50IiwiLSIsMV0=", "WyJzZWdtZW50IiwiQSIsOTk5OTk5OTk5OTk5XQ==", "WyJzZWdtZW50IiwxLDFd"),
+    ],
 )
 async def test_a_cursor_of_another_making_is_refused(client: Client, cursor: str) -> None:
     answer = await client.post(LIST, {"after": cursor})
