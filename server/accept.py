@@ -1,27 +1,39 @@
 """Which media type an answer has, by what the request accepts."""
 
+from contextlib import suppress
+
 GRAPHQL_RESPONSE = "application/graphql-response+json"
 JSON = "application/json"
-# A client that takes anything knows no more than JSON.
-OFFERS = {GRAPHQL_RESPONSE: GRAPHQL_RESPONSE, JSON: JSON, "application/*": JSON, "*/*": JSON}
+# A client that takes anything knows no more than JSON, which is therefore the first.
+OFFERS = (JSON, GRAPHQL_RESPONSE)
+
+# A media range's quality, and where it stands in the header.
+Ranges = dict[str, tuple[float, int]]
 
 
-def negotiated(accept: str | None) -> str | None:
-    """The most wanted of our media types, or None when none is accepted. No header accepts everything."""
-    for media in _preferred(accept or "*/*"):
-        if media in OFFERS:
-            return OFFERS[media]
-    return None
+def negotiated(accept: str) -> str | None:
+    """The most wanted of our media types, or None when none is accepted. An empty header accepts everything."""
+    ranges = _ranges(accept or "*/*")
+    best = max(OFFERS, key=lambda media: _preference(ranges, media))
+    quality, _, _ = _preference(ranges, best)
+    return best if quality > 0 else None
 
 
-def _preferred(accept: str) -> list[str]:
-    """The media ranges in the client's order of preference."""
-    ranges: list[tuple[float, str]] = []
-    for part in accept.split(","):
+def _preference(ranges: Ranges, media: str) -> tuple[float, int, int]:
+    """By quality, then by how closely it is named, then by how early."""
+    for distance, range_ in enumerate((media, "application/*", "*/*")):
+        if range_ in ranges:
+            quality, position = ranges[range_]
+            return quality, -distance, -position
+    return 0, 0, 0
+
+
+def _ranges(accept: str) -> Ranges:
+    ranges: Ranges = {}
+    for position, part in enumerate(accept.split(",")):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        try:
-            ranges.append((float(quality), media))
-        except ValueError:
-            continue
-    return [media for quality, media in sorted(ranges, key=lambda range_: -range_[0]) if quality > 0]
+        with suppress(ValueError):  # a range that cannot be understood is not accepted
+            if 0 <= float(quality) <= 1:
+                ranges.setdefault(media, (float(quality), position))
+    return ranges

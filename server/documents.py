@@ -14,15 +14,17 @@ from graphql import (
     InlineFragmentNode,
     OperationDefinitionNode,
     SelectionSetNode,
-    ValidationContext,
-    ValidationRule,
 )
 from strawberry.extensions import SchemaExtension
 
-# Together, in characters of their texts; a parsed document takes some hundred times as many bytes.
-CACHED_CHARACTERS = 200_000
+# Together, in characters of their texts. Parsed, each takes 45 to 90 bytes in documents that people write and up to 205
+# in those made to take much: 25 MB at the very most.
+CACHED_CHARACTERS = 120_000
 # A longer text would push out many others.
 LONGEST_CACHED = 10_000
+# On average, of the longest document that is read at all. Every error counts its line and column from the beginning,
+# so without a limit a hundred mistakes in a megabyte would keep the process busy for seconds.
+CHARACTERS_PER_TOKEN = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,6 @@ class Documents:
 
     def __init__(self, limits: DocumentLimits) -> None:
         self.limits = limits
-        # One class for all requests: a rule made anew for each would be validated as a new one.
-        self.rule = limits_rule(limits)
         self._valid: OrderedDict[str, DocumentNode] = OrderedDict()
         self._characters = 0
 
@@ -77,35 +77,45 @@ class DocumentExtension(SchemaExtension):
         if context.query:
             context.graphql_document = self._documents.find(context.query)
             self._known = context.graphql_document is not None
-        # Comments count as well as tokens: both are work to read.
         limit = self._documents.limits.tokens
-        context.parse_options.update({"max_lexical_tokens": limit, "max_comments": limit})  # type: ignore[misc]  # graphql-core takes more than Strawberry lists
+        context.parse_options.update(
+            {  # type: ignore[misc]  # graphql-core takes more than Strawberry lists
+                "max_lexical_tokens": limit,
+                "max_comments": limit,  # they are work to read, too
+                "max_source_length": limit * CHARACTERS_PER_TOKEN,
+            }
+        )
         yield
+        if context.graphql_document is not None:
+            # The public property falls back to the first operation.
+            require_operation(context.graphql_document, context._provided_operation_name)  # noqa: SLF001  # see above
 
     def on_validate(self) -> Iterator[None]:
         context = self.execution_context
         assert context.graphql_document is not None
-        if self._known:
-            context.pre_execution_errors = []
-        context.validation_rules = (*context.validation_rules, self._documents.rule)
-        if _is_ambiguous(context.graphql_document, context._provided_operation_name):  # noqa: SLF001  # the public property falls back to the first operation
-            context.pre_execution_errors = [_ambiguous()]
+        # Errors, and even that there are none, are the end of the matter for Strawberry; None lets it validate.
+        context.pre_execution_errors = (
+            [] if self._known else excesses(context.graphql_document, self._documents.limits) or None
+        )
         yield
         if not self._known and not context.pre_execution_errors and context.query:
             self._documents.keep(context.query, context.graphql_document)
 
 
-def _is_ambiguous(document: DocumentNode, operation_name: str | None) -> bool:
-    if operation_name is not None:
-        return False
-    return sum(isinstance(definition, OperationDefinitionNode) for definition in document.definitions) > 1
-
-
-def _ambiguous() -> GraphQLError:
-    return GraphQLError(
-        "The document has several operations: operationName must say which one to run.",
-        extensions={"code": "BAD_USER_INPUT"},
-    )
+def require_operation(document: DocumentNode, name: str | None) -> None:
+    """Refuse a request that does not say which operation to run, before Strawberry runs the first one."""
+    operations = [d for d in document.definitions if isinstance(d, OperationDefinitionNode)]
+    if name is not None:
+        if any(operation.name is not None and operation.name.value == name for operation in operations):
+            return
+        message = f"The document has no operation named {name}."
+    elif len(operations) == 1:
+        return
+    elif operations:
+        message = "The document has several operations: operationName must say which one to run."
+    else:
+        message = "The document has no operation."
+    raise GraphQLError(message, extensions={"code": "BAD_USER_INPUT"})
 
 
 class Size(NamedTuple):
@@ -116,33 +126,35 @@ class Size(NamedTuple):
     directives: int = 0
 
 
-def limits_rule(limits: DocumentLimits) -> type[ValidationRule]:
-    """A validation rule that refuses operations beyond the limits.
+def excesses(document: DocumentNode, limits: DocumentLimits) -> list[GraphQLError]:
+    """Where a document's operations go beyond the limits.
 
-    Every fragment is measured once, however often it is spread: the work is linear in the document's length.
+    Every fragment is measured once, however often it is spread: the work is linear in the document's length. So this
+    comes first, and what GraphQL's own rules have to compare is within the limits.
     """
+    definitions = document.definitions
+    operations = [d for d in definitions if isinstance(d, OperationDefinitionNode)]
+    measure = measuring({d.name.value: d for d in definitions if isinstance(d, FragmentDefinitionNode)})
+    try:
+        sizes = [measure(operation.selection_set) for operation in operations]
+    except RecursionError:  # only where far more tokens are allowed than by default
+        return [_too_large(None, limits.depth, "levels")]
+    return [
+        _too_large(operation, limit, what)
+        for operation, size in zip(operations, sizes, strict=True)
+        for what, found, limit in (
+            ("levels", size.depth, limits.depth),
+            ("aliases", size.aliases, limits.aliases),
+            ("root fields", size.fields, limits.root_fields),
+            ("directives", size.directives + len(operation.directives or ()), limits.directives),
+        )
+        if found > limit
+    ]
 
-    class OperationLimits(ValidationRule):
-        def __init__(self, context: ValidationContext) -> None:
-            super().__init__(context)
-            definitions = context.document.definitions
-            measure = measuring({d.name.value: d for d in definitions if isinstance(d, FragmentDefinitionNode)})
-            for operation in definitions:
-                if isinstance(operation, OperationDefinitionNode):
-                    self._check(operation, measure(operation.selection_set))
 
-        def _check(self, operation: OperationDefinitionNode, size: Size) -> None:
-            for what, found, limit in (
-                ("levels", size.depth, limits.depth),
-                ("aliases", size.aliases, limits.aliases),
-                ("root fields", size.fields, limits.root_fields),
-                ("directives", size.directives + len(operation.directives or ()), limits.directives),
-            ):
-                if found > limit:
-                    message = f"The operation has more than {limit} {what}."
-                    self.report_error(GraphQLError(message, operation, extensions={"code": "LIMIT_EXCEEDED"}))
-
-    return OperationLimits
+def _too_large(operation: OperationDefinitionNode | None, limit: int, what: str) -> GraphQLError:
+    message = f"The operation has more than {limit} {what}."
+    return GraphQLError(message, operation, extensions={"code": "LIMIT_EXCEEDED"})
 
 
 def measuring(fragments: dict[str, FragmentDefinitionNode]) -> Callable[[SelectionSetNode | None], Size]:
@@ -161,7 +173,9 @@ def measuring(fragments: dict[str, FragmentDefinitionNode]) -> Callable[[Selecti
             size = Size()
             if isinstance(selection, FieldNode):
                 inner = selections(selection.selection_set)
-                size = Size(inner.depth + 1, inner.aliases + (selection.alias is not None), 1, inner.directives)
+                # How deep introspection may go GraphQL's own rules decide: tools ask for fifteen levels.
+                depth = 0 if selection.name.value.startswith("__") else inner.depth
+                size = Size(depth + 1, inner.aliases + (selection.alias is not None), 1, inner.directives)
             elif isinstance(selection, FragmentSpreadNode):
                 size = fragment(selection.name.value)
             elif isinstance(selection, InlineFragmentNode):

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 QUERY_CANCELED, TRANSACTION_TIMEOUT, TOO_MANY_CONNECTIONS, OUT_OF_MEMORY = "57014", "25P04", "53300", "53200"
 TIMEOUTS = frozenset({QUERY_CANCELED, TRANSACTION_TIMEOUT, LOCK_TIMEOUT})
 OVERLOADS = frozenset({TOO_MANY_CONNECTIONS, OUT_OF_MEMORY})
+# How graphql-core ends the messages of its own limits.
+ABORTED = ("Parsing aborted.", "Validation aborted.")
 
 
 def presentable(result: ExecutionResult) -> list[GraphQLError]:
@@ -26,15 +28,20 @@ def presentable(result: ExecutionResult) -> list[GraphQLError]:
 
 
 def _presentable(error: GraphQLError, *, early: bool) -> GraphQLError:
-    if error.extensions and "code" in error.extensions:
-        return error
     cause = error.original_error
-    if cause is None:
-        return _with(error, error.message, {"code": _code(error, early=early)})
+    # What a scalar of ours refuses is wrapped once more by graphql-core.
+    if cause is None or isinstance(cause, GraphQLError):
+        error.extensions = {"code": _code(error, early=early), **(error.extensions or {})}
+        return error
     known = _known(cause)
-    if known is not None:
+    if known is None:
+        return _masked(error, cause)
+    if isinstance(known, Overloaded | TimedOut):
         log.warning("%s at %s: %r", known.code, error.path, cause)
-        return _with(error, str(known), known.extensions)
+    return _with(error, str(known), known.extensions)
+
+
+def _masked(error: GraphQLError, cause: Exception) -> GraphQLError:
     error_id = secrets.token_hex(8)
     log.error("internal error %s at %s", error_id, error.path, exc_info=cause)
     message = f"Something went wrong on our side. The log has the details under {error_id}."
@@ -42,14 +49,17 @@ def _presentable(error: GraphQLError, *, early: bool) -> GraphQLError:
 
 
 def _code(error: GraphQLError, *, early: bool) -> str:
+    """The code of what graphql-core itself refuses."""
+    if error.message.endswith(ABORTED):
+        return "LIMIT_EXCEEDED"
     if isinstance(error, GraphQLSyntaxError):
-        return "LIMIT_EXCEEDED" if "Parsing aborted" in error.message else "GRAPHQL_PARSE_FAILED"
-    # What graphql-core itself refuses while executing are variables and arguments.
+        return "GRAPHQL_PARSE_FAILED"
+    # While executing, that is variables and arguments.
     return "GRAPHQL_VALIDATION_FAILED" if early else "BAD_USER_INPUT"
 
 
 def _known(cause: Exception) -> ApiError | None:
-    """Failures of what we stand on that a caller can do something about: wait, and ask again."""
+    """What was raised for the caller to see, or a failure of what we stand on: wait, and ask again."""
     if isinstance(cause, ApiError):
         return cause
     if isinstance(cause, TimeoutError):

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
+from strawberry.http.base import BaseRequestProtocol
 from strawberry.schema.base import BaseSchema
 from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.types import ExecutionResult, SubscriptionExecutionResult
@@ -24,15 +25,25 @@ from server import graphiql
 from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
 from server.errors import presentable
 
+PARAMETERS = {
+    "query": (str, "a string"),
+    "operationName": (str, "a string"),
+    "variables": (dict, "an object"),
+    "extensions": (dict, "an object"),
+}
+# Of a header that we take apart. No client that means it sends more, and the HTTP server sets no limit.
+HEADER_CHARACTERS = 1_000
 # More digits than orjson keeps exactly, in which case the slower parser reads the body again.
 LONG_NUMBER = re.compile(rb"\d{19}")
-# What is wrong before any field was asked: nothing is there to be shown beside it.
-UNAVAILABLE = frozenset({"TIMEOUT", "OVERLOADED"})
+# What is refused by its status alone is the caller's mistake, but for these.
+REFUSALS = {413: "LIMIT_EXCEEDED"}
+# Of an answer without data, where it is not the request that is wrong.
+STATUSES = {"TIMEOUT": 503, "OVERLOADED": 503, "INTERNAL_SERVER_ERROR": 500}
 
 
 class GraphQLView(GraphQL[Context, None]):
     def __init__(self, schema: BaseSchema, execution_timeout: float) -> None:
-        super().__init__(schema, graphql_ide="graphiql", subscription_protocols=())
+        super().__init__(schema, graphql_ide=None, subscription_protocols=())
         self._execution_timeout = execution_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,35 +61,48 @@ class GraphQLView(GraphQL[Context, None]):
             return refusal(request, 405, "GraphQL is asked with GET or POST.", {"Allow": "GET, POST"})
         if _wants_page(request):
             return graphiql.page()
-        if negotiated(request.headers.get("accept")) is None:
+        if _media(request) is None:
             raise HTTPException(406, f"Answers are {GRAPHQL_RESPONSE} or {JSON}; Accept must allow one of them.")
         return await self.run(request)
+
+    def should_render_graphql_ide(self, request: BaseRequestProtocol) -> bool:
+        """Never: Strawberry's page is loaded from other hosts, and ours was answered before."""
+        return False
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         context: Context = request.state.context
         return context
 
-    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData | list[GraphQLRequestData]:
-        if request.method == "POST" and not _is_json(request.content_type):
+    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
+        if request.method == "GET":
+            given = self.parse_query_params(request.query_params)
+            # A URL has no other way to say null.
+            given["operationName"] = given.get("operationName") or None
+        elif _is_json(request.content_type):
+            given = self.parse_json(await request.get_body())
+        else:
             raise HTTPException(415, f"The body must be {JSON}, in UTF-8.")
-        data = await super().parse_http_body(request)
-        if isinstance(data, GraphQLRequestData) and not isinstance(data.operation_name, str | None):
-            raise HTTPException(400, "operationName must be a string or null.")
-        return data
+        for name, (type_, what) in PARAMETERS.items():
+            if not isinstance(given.get(name), type_ | None):
+                raise HTTPException(400, f"{name} must be {what} or null.")
+        return GraphQLRequestData(
+            query=given.get("query"),
+            variables=given.get("variables"),
+            operation_name=given.get("operationName"),
+            extensions=given.get("extensions"),
+        )
 
     def parse_json(self, data: str | bytes) -> Any:
-        """A JSON object. Everything else that can be JSON is refused, and so is what no store could keep."""
+        """A body, which is an object, or a URL's parameter, which may be null. What no store could keep is refused."""
         try:
             value = orjson.loads(data)
             if LONG_NUMBER.search(data if isinstance(data, bytes) else data.encode()):
                 value = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "This is not JSON in UTF-8, or it is nested too deeply.") from error
-        if isinstance(value, list):
-            raise HTTPException(400, "Batches are not supported: send one operation, which may have several fields.")
-        if not isinstance(value, dict | None) or (value is None and isinstance(data, bytes)):
-            raise HTTPException(400, "There must be a JSON object.")
-        return value
+        if isinstance(value, dict) or (value is None and isinstance(data, str)):
+            return value
+        raise HTTPException(400, "There must be one JSON object; batches are not supported.")
 
     def encode_json(self, data: object) -> bytes:
         return orjson.dumps(data)
@@ -95,7 +119,7 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)
-        response.media_type = negotiated(request.headers.get("accept"))
+        response.media_type = _media(request)
         return response
 
     async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
@@ -115,19 +139,23 @@ class GraphQLView(GraphQL[Context, None]):
         status = 200
         # Clients of the older media type take every other status for a failure of HTTP.
         if media == GRAPHQL_RESPONSE and isinstance(response_data, dict) and "data" not in response_data:
-            status = 503 if UNAVAILABLE & _codes(response_data) else 400
+            status = max(STATUSES.get(code, 400) for code in _codes(response_data))
         return Response(self.encode_json(response_data), status, {"Content-Type": f"{media}; charset=utf-8"})
 
 
 def refusal(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     """What cannot be understood as GraphQL over HTTP still gets an answer that a GraphQL client can read."""
-    code = "LIMIT_EXCEEDED" if status == 413 else "BAD_USER_INPUT"
+    code = REFUSALS.get(status, "BAD_USER_INPUT")
     body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
-    media = negotiated(request.headers.get("accept")) or JSON
+    media = _media(request) or JSON
     return Response(body, status, {"Content-Type": f"{media}; charset=utf-8", **(headers or {})})
 
 
-def _codes(answer: Any) -> set[object]:
+def _media(request: Request | WebSocket) -> str | None:
+    return negotiated(",".join(request.headers.getlist("accept"))[:HEADER_CHARACTERS])
+
+
+def _codes(answer: Any) -> set[str]:
     return {error["extensions"]["code"] for error in answer["errors"]}
 
 
@@ -140,6 +168,7 @@ def _wants_page(request: Request) -> bool:
 
 
 def _is_json(content_type: str | None) -> bool:
-    media, *parameters = (part.strip().lower() for part in (content_type or "").split(";"))
+    parts = (content_type or "")[:HEADER_CHARACTERS].split(";")
+    media, *parameters = (part.strip().lower() for part in parts)
     charsets = [p.partition("=")[2].strip('"') for p in parameters if p.partition("=")[0].strip() == "charset"]
     return media == JSON and all(charset in ("utf-8", "utf8") for charset in charsets)

@@ -1,15 +1,19 @@
 """What holds for every request, whatever it asks."""
 
 import asyncio
+from contextlib import suppress
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.graphql import refusal
 
 # A client that sends more slowly than this is not there to ask anything.
 BODY_SECONDS = 30
+# How long a client may go on sending what nobody keeps: cut off at once, many never read why.
+LINGER_SECONDS = 2
+CLOSE = {"Connection": "close"}
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -30,35 +34,35 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        if int(request.headers.get("content-length", "0")) > self.max_bytes:
-            await self._refuse(request, receive, send)
-            return
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await self._body(receive)
+                body = await self._body(request, receive)
         except TimeoutError:
-            await refusal(request, 408, "The body did not arrive in time.")(scope, receive, send)
+            await refusal(request, 408, "The body did not arrive in time.", CLOSE)(scope, receive, send)
+            return
+        except ClientDisconnect:
             return
         if body is None:
-            await self._refuse(request, receive, send)
+            too_large = refusal(request, 413, f"The body has more than {self.max_bytes} bytes.", CLOSE)
+            await too_large(scope, receive, _lingering(receive, send))
             return
         await self.app(scope, _replaying(body, receive), send)
 
-    async def _body(self, receive: Receive) -> bytes | None:
+    async def _body(self, request: Request, receive: Receive) -> bytes | None:
         """The body, or None when it is too large."""
-        chunks, size = [], 0
+        # That it is a number the HTTP server has made sure of.
+        if int(request.headers.get("content-length", "0")) > self.max_bytes:
+            return None
+        body = bytearray()
         while True:
             message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > self.max_bytes:
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > self.max_bytes:
                 return None
             if not message.get("more_body", False):
-                return b"".join(chunks)
-
-    async def _refuse(self, request: Request, receive: Receive, send: Send) -> None:
-        response = refusal(request, 413, f"The body has more than {self.max_bytes} bytes.")
-        await response(request.scope, receive, send)
+                return bytes(body)
 
 
 class StandardHeaders:
@@ -85,3 +89,20 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
         return unread.pop() if unread else await receive()
 
     return replay
+
+
+def _lingering(receive: Receive, send: Send) -> Send:
+    """Sends an answer whole, and ends it only when the client has stopped sending, or for too long has not."""
+
+    async def linger(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        await send({**message, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while (await receive()).get("more_body", False):
+                    pass
+        await send({"type": "http.response.body"})
+
+    return linger
