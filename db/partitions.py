@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 # This month and the next three: when the job fails there is a quarter of a year to notice.
 AHEAD = 3
 
+# Not by to_regclass: that looks into a cache, where what another session makes while we wait for its lock is not yet.
 MISSING = text("""
     SELECT to_char(month, 'YYYY_MM') AS name, month, month + interval '1 month' AS end
     FROM generate_series(
@@ -13,7 +14,11 @@ MISSING = text("""
         date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => :ahead),
         interval '1 month'
     ) AS month
-    WHERE to_regclass('membership_events_' || to_char(month, 'YYYY_MM')) IS NULL
+    WHERE NOT EXISTS (
+        SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        WHERE inhparent = to_regclass('membership_events')
+            AND relname = 'membership_events_' || to_char(month, 'YYYY_MM')
+    )
     ORDER BY month
 """)
 
@@ -32,9 +37,6 @@ async def make(tx: AsyncConnection, ahead: int = AHEAD) -> list[str]:
         name = f"membership_events_{row.name}"
         # Made aside and then attached: attaching lets readers and writers of the other months go on.
         await tx.execute(text(f"CREATE TABLE {name} (LIKE membership_events INCLUDING DEFAULTS)"))
-        await tx.execute(
-            text(
-                f"ALTER TABLE membership_events ATTACH PARTITION {name} FOR VALUES FROM ('{row.month}Z') TO ('{row.end}Z')"
-            )
-        )
+        bounds = f"FROM ('{row.month}Z') TO ('{row.end}Z')"
+        await tx.execute(text(f"ALTER TABLE membership_events ATTACH PARTITION {name} FOR VALUES {bounds}"))
     return [row.name for row in made]

@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 # aiocron only ticks. Every process has its ticks, so the jobs themselves are safe to run in several at once; and a
 # tick that is missed, or comes late after the clock was set, is made up for by the next.
-TICK = "17 * * * *"
+HOURLY = "17 * * * *"
 
 
 @asynccontextmanager
-async def running(writer: AsyncEngine) -> AsyncIterator[None]:
+async def running(writer: AsyncEngine, when: str = HOURLY) -> AsyncIterator[None]:
     """Run the jobs, now and then regularly, for as long as the block lasts."""
     busy = asyncio.Lock()
 
@@ -30,14 +30,14 @@ async def running(writer: AsyncEngine) -> AsyncIterator[None]:
             try:
                 await keep_ahead(writer)
             except Exception:
-                log.exception("the partitions of the history were not looked after; the next try is within the hour")
+                log.exception("the partitions of the history were not looked after; the next tick tries again")
 
     await tick()
-    hourly = aiocron.crontab(TICK, func=tick, tz=UTC)
+    ticking = aiocron.crontab(when, func=tick, tz=UTC)
     try:
         yield
     finally:
-        hourly.stop()
+        ticking.stop()
         # One that is under way ends before the connections do.
         async with busy:
             pass

@@ -17,7 +17,7 @@ from server import serve as serving
 from server.settings import Settings, StartError, from_environ
 
 app = typer.Typer(
-    help="SegmentQL answers which segments a user is in, right now. Settings are read from SEGMENTQL_… in the environment.",
+    help="SegmentQL answers which segments a user is in, right now. Settings are SEGMENTQL_… in the environment.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from asyncpg import InvalidAuthorizationSpecificationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,19 +15,30 @@ from server.settings import Settings, StartError
 
 log = logging.getLogger(__name__)
 PAUSE_SECONDS = 0.5
+# What passes by itself (classes of SQLSTATE): lost connections, a database not yet made, too many clients, starting up.
+PASSING = ("08", "3D", "53", "57")
+VERSION = 18
 
 
 async def prepare(settings: Settings) -> None:
     """Migrate, and make the partitions that are missing."""
     async with _reached(settings) as engine:
-        await migrate.migrate(engine)
-        await keep_ahead(engine)
+        try:
+            await migrate.migrate(engine)
+            await _compare(engine)
+            await keep_ahead(engine)
+        except DBAPIError as error:
+            raise StartError(f"The database could not be brought up to date: {_cause(error)}") from error
 
 
 async def check(settings: Settings) -> None:
     """Refuse a database that is not at our revision, with the remedy."""
     async with _reached(settings) as engine:
-        current = await migrate.current(engine)
+        await _compare(engine)
+
+
+async def _compare(engine: AsyncEngine) -> None:
+    current = await migrate.current(engine)
     if current == migrate.newest():
         return
     if not migrate.known(current):
@@ -56,17 +66,29 @@ async def _wait(engine: AsyncEngine, seconds: float) -> None:
     deadline, said = time.monotonic() + seconds, False
     while True:
         try:
-            await migrate.current(engine)
+            async with engine.connect():
+                break
         except (OSError, DBAPIError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
-            cause = getattr(cause, "__cause__", None) or cause
-            if isinstance(cause, InvalidAuthorizationSpecificationError):
-                raise StartError(f"The database at {shown} does not let us in: {cause}") from error
+            if isinstance(error, DBAPIError) and not _sqlstate(error).startswith(PASSING):
+                raise StartError(f"The database at {shown} does not let us in: {_cause(error)}") from error
             if time.monotonic() > deadline:
-                raise StartError(f"The database at {shown} did not answer within {seconds:.0f} s: {cause}") from error
-        else:
-            return
-        if not said:
-            log.info("waiting up to %.0f s for the database at %s", seconds, shown)
-            said = True
+                raise StartError(
+                    f"The database at {shown} did not answer in {seconds:.0f} s: {_cause(error)}"
+                ) from error
+            if not said:
+                log.info("waiting up to %.0f s for the database at %s: %s", seconds, shown, _cause(error))
+                said = True
         await asyncio.sleep(PAUSE_SECONDS)
+    version = engine.dialect.server_version_info
+    if version is not None and version < (VERSION,):
+        raise StartError(f"The database at {shown} is PostgreSQL {version[0]}, this version needs {VERSION} or newer.")
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _cause(error: OSError | DBAPIError) -> str:
+    """In one line, without the statement and SQLAlchemy's advice."""
+    cause = (error.orig if isinstance(error, DBAPIError) else error) or error
+    return " ".join(str(cause.__cause__ or cause).split()) or type(cause).__name__

@@ -34,13 +34,13 @@ async def ready(request: Request) -> Response:
 
 
 async def _problems(context: Context) -> list[str]:
-    problems = []
+    problems: list[str] = []
     async with context.reader.connect() as conn:
         if (await conn.execute(text("SELECT pg_is_in_recovery()"))).scalar_one():
             problems.append("PostgreSQL is read-only: it is a standby. Point SEGMENTQL_DATABASE_URL at the primary.")
         # This month and the next: without them no change can be written.
-        for month in await partitions.missing(conn, ahead=1):
-            problems.append(f"The history has no partition for {month}. Run: segmentql migrate")
+        missing = await partitions.missing(conn, ahead=1)
+        problems.extend(f"The history has no partition for {month}. Run: segmentql migrate" for month in missing)
     current = await migrate.current(context.reader)
     if current != migrate.newest() and migrate.known(current):
         problems.append(f"The database is at revision {current}, not {migrate.newest()}. Run: segmentql migrate")

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from redis.asyncio.connection import parse_url
-from sqlalchemy.exc import ArgumentError
+import asyncpg
+from redis.asyncio import ConnectionPool
 
 from db import connections
 from resolvers.context import Limits
@@ -57,21 +58,24 @@ def _text(value: str) -> str:
 def _database(value: str) -> str:
     if not value.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
         raise ValueError
-    try:
-        connections.url(value)
-    except ArgumentError as error:
-        raise ValueError from error
+    # The driver's own names: what libpq calls `sslmode` is `ssl` here.
+    if not connections.url(value).query.keys() <= signature(asyncpg.connect).parameters.keys():
+        raise ValueError
     return value
 
 
 def _redis(value: str) -> str:
-    parse_url(value)
+    try:
+        # It connects to nothing yet.
+        ConnectionPool.from_url(value).make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+    except TypeError as error:
+        raise ValueError from error
     return value
 
 
 TEXT = Kind(_text, "some text")
 FOLDER = Kind(lambda value: Path(_text(value)), "a folder")
-DATABASE = Kind(_database, "a URL like postgresql://user:password@host:5432/database")
+DATABASE = Kind(_database, "a URL like postgresql://user:password@host:5432/database, or …?ssl=require for TLS")
 REDIS = Kind(_redis, "a URL like redis://host:6379/0, rediss://… or unix://…")
 
 
@@ -151,9 +155,3 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
         if name.startswith(PREFIX):
             log.warning("%s is not a setting of this version", name)
     return Settings(**found)
-
-
-def to_environ(settings: Settings) -> dict[str, str]:
-    """The environment that `from_environ` reads these settings from; for processes that we start."""
-    values = {PREFIX + known.name.upper(): getattr(settings, known.name) for known in fields(Settings)}
-    return {name: str(value) for name, value in values.items() if value is not None}

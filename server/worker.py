@@ -1,17 +1,61 @@
-"""One of several server processes, as uvicorn's supervisor starts it."""
+"""A process that answers requests: the only one, or one of several on the same socket."""
 
+import multiprocessing
 import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
 
-from starlette.applications import Starlette
+import uvicorn
 
 from server import logs
 from server.app import create_app
-from server.serve import end_with_parent
-from server.settings import from_environ
+from server.settings import Settings
+
+# What is under way when the process is told to stop gets so long to finish.
+GRACE_SECONDS = 15
+# By then a process that was told to stop has stopped, or hangs.
+LIMIT_SECONDS = 2 * GRACE_SECONDS
+# Longer than the minute after which load balancers drop an idle connection: were we the first to close it, they could
+# be sending a request into it at that moment.
+KEEP_ALIVE_SECONDS = 75
 
 
-def app() -> Starlette:
-    settings = from_environ(os.environ)
+class Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn takes a second Ctrl-C as leave to drop what is under way, and raises the signal again at the end.
+        self.should_exit = True
+
+
+def answer(settings: Settings, listener: socket.socket) -> None:
+    """Answer requests until told to stop. Exits with uvicorn's STARTUP_FAILURE when that cannot begin."""
+    config = uvicorn.Config(
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        lifespan="on",
+        ws="none",
+    )
+    Server(config).run(sockets=[listener])
+
+
+def answer_as_child(settings: Settings, listener: socket.socket) -> None:
+    """The same in a process of its own, which ends with the one that started it, even if that was killed."""
     logs.configure(settings.log_level)
-    end_with_parent()
-    return create_app(settings)
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+    answer(settings, listener)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LIMIT_SECONDS)
+    os._exit(1)

@@ -1,0 +1,118 @@
+"""What the environment may decide, and what is said when it may not."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from server.settings import PREFIX, Settings, StartError, from_environ
+
+URLS = {"SEGMENTQL_DATABASE_URL": "postgresql://db/segmentql", "SEGMENTQL_REDIS_URL": "redis://cache:6379/0"}
+DATABASE = "a URL like postgresql://user:password@host:5432/database, or …?ssl=require for TLS"
+REDIS = "a URL like redis://host:6379/0, rediss://… or unix://…"
+
+
+def test_nothing_has_to_be_set() -> None:
+    assert from_environ({"PATH": "/bin", "HOST": "0.0.0.0"}) == Settings()
+    assert Settings().embedded
+    assert not from_environ(URLS).embedded
+
+
+def test_everything_can_be_set() -> None:
+    others = {"host": "::1", "unauthenticated": "anywhere", "data_dir": "/my data", "log_level": "ERROR"}
+    numbers = {
+        field.name: str(field.default + 1) for field in dataclasses.fields(Settings) if isinstance(field.default, int)
+    }
+    environ = URLS | {PREFIX + name.upper(): value for name, value in (others | numbers).items()}
+    found = dataclasses.asdict(from_environ(environ))
+    assert found["data_dir"] == Path("/my data")
+    assert {PREFIX + name.upper(): str(value) for name, value in found.items()} == environ
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("HOST", " ", "some text"),
+        ("PORT", "eighty", "a whole number from 0 to 65535"),
+        ("PORT", "65536", "a whole number from 0 to 65535"),
+        ("PORT", "-1", "a whole number from 0 to 65535"),
+        ("PORT", "", "a whole number from 0 to 65535"),
+        ("WORKERS", "0", "a whole number from 1 to 64"),
+        ("UNAUTHENTICATED", "yes", "loopback or anywhere"),
+        ("DATA_DIR", "", "a folder"),
+        ("DATABASE_WAIT", "1.5", "a whole number from 0 to 3600"),
+        ("POOL_SIZE", "0", "a whole number from 1 to 200"),
+        ("READ_POOL_SIZE", "1", "a whole number from 2 to 200"),
+        ("REDIS_BUDGET_MS", "0", "a whole number from 1 to 5000"),
+        ("EXECUTION_TIMEOUT", "0", "a whole number from 1 to 300"),
+        ("MAX_BODY_BYTES", "999", "a whole number from 1000 to 1073741824"),
+        ("MAX_TOKENS", "9", "a whole number from 10 to 1000000"),
+        ("MAX_DEPTH", "1", "a whole number from 2 to 1000"),
+        ("MAX_ALIASES", "-1", "a whole number from 0 to 100000"),
+        ("MAX_ROOT_FIELDS", "0", "a whole number from 1 to 10000"),
+        ("MAX_DIRECTIVES", "many", "a whole number from 0 to 10000"),
+        ("MAX_LIST_ITEMS", "0", "a whole number from 1 to 10000"),
+        ("MAX_PAGE_SIZE", "0", "a whole number from 1 to 10000"),
+        ("MAX_CHANGES", "10001", "a whole number from 1 to 10000"),
+        ("LOG_LEVEL", "verbose", "DEBUG or INFO or WARNING or ERROR"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_it_may_be(name: str, value: str, what: str) -> None:
+    with pytest.raises(StartError) as refused:
+        from_environ(URLS | {PREFIX + name: value})
+    assert str(refused.value) == f"{PREFIX}{name} is {value!r}: it must be {what}."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("DATABASE_URL", "", DATABASE),
+        ("DATABASE_URL", "db:5432", DATABASE),
+        ("DATABASE_URL", "mysql://someone:s3cret@db/segmentql", DATABASE),
+        ("DATABASE_URL", "postgresql+psycopg://someone:s3cret@db/segmentql", DATABASE),
+        ("DATABASE_URL", "postgresql://someone:s3cret@db:port/segmentql", DATABASE),
+        ("DATABASE_URL", "postgresql://someone:s3cret@db/segmentql?sslmode=require", DATABASE),
+        ("REDIS_URL", "", REDIS),
+        ("REDIS_URL", "http://someone:s3cret@cache", REDIS),
+        ("REDIS_URL", "redis://someone:s3cret@cache:port", REDIS),
+        ("REDIS_URL", "redis://someone:s3cret@cache?ssl=require", REDIS),
+    ],
+)
+def test_a_bad_url_is_refused_without_being_shown(name: str, value: str, what: str) -> None:
+    with pytest.raises(StartError) as refused:
+        from_environ(URLS | {PREFIX + name: value})
+    assert str(refused.value) == f"{PREFIX}{name} is not usable: it must be {what}."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://db/segmentql",
+        "postgres://someone:s3cret@db:5432/segmentql?ssl=require",
+        "postgresql+asyncpg://segmentql@/segmentql?host=%2Frun%2Fmy%20db&port=5432",
+    ],
+)
+def test_postgresqls_urls_are_understood(value: str) -> None:
+    assert from_environ(URLS | {"SEGMENTQL_DATABASE_URL": value}).database_url == value
+
+
+@pytest.mark.parametrize("value", ["redis://cache", "rediss://:s3cret@cache:6380/2", "unix:///run/cache.sock?db=1"])
+def test_redis_urls_are_understood(value: str) -> None:
+    assert from_environ(URLS | {"SEGMENTQL_REDIS_URL": value}).redis_url == value
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_one_of_the_two_urls_is_not_enough(name: str) -> None:
+    with pytest.raises(StartError) as refused:
+        from_environ({name: URLS[name]})
+    assert str(refused.value) == (
+        "Set both SEGMENTQL_DATABASE_URL and SEGMENTQL_REDIS_URL, or neither to use own servers."
+    )
+
+
+def test_a_setting_that_is_none_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert from_environ({"SEGMENTQL_UNAUTHENTICATD": "anywhere"}) == Settings()
+    assert caplog.record_tuples == [
+        ("server.settings", logging.WARNING, "SEGMENTQL_UNAUTHENTICATD is not a setting of this version")
+    ]
