@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 import orjson
-from sqlalchemy import URL, event, make_url
+from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 # The connection broke off; or the server behind it shuts down, or is read-only after a failover: then it is of no use
 # any more, though it answers.
@@ -45,6 +45,12 @@ def reader(database_url: str, pool_size: int) -> AsyncEngine:
     """For queries: each statement is a transaction, and a snapshot, of its own, and none can write."""
     engine = _engine(database_url, pool_size, READING, command_timeout=4)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+async def is_standby(conn: AsyncConnection) -> bool:
+    """Whether the server repeats what another one writes, and can be written to by nobody else."""
+    standby: bool = (await conn.execute(text("SELECT pg_is_in_recovery()"))).scalar_one()
+    return standby
 
 
 def _engine(database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float) -> AsyncEngine:

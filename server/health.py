@@ -2,13 +2,12 @@
 
 import asyncio
 
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from db import migrate, partitions
+from db import connections, migrate, partitions
 from resolvers.context import Context
 
 SECONDS = 3
@@ -36,7 +35,7 @@ async def ready(request: Request) -> Response:
 async def _problems(context: Context) -> list[str]:
     problems: list[str] = []
     async with context.reader.connect() as conn:
-        if (await conn.execute(text("SELECT pg_is_in_recovery()"))).scalar_one():
+        if await connections.is_standby(conn):
             problems.append("PostgreSQL is read-only: it is a standby. Point SEGMENTQL_DATABASE_URL at the primary.")
         # This month and the next: without them no change can be written.
         missing = await partitions.missing(conn, ahead=1)
