@@ -32,7 +32,7 @@ class Clock:
 
     def observe(self, sent: float, received: float, instant: int) -> None:
         """Take in that the database's clock showed `instant` between two moments of `ticks`."""
-        low, high = instant - int(received * 1e6), instant - int(sent * 1e6)
+        low, high = instant - int(received * 1e6), instant - int(sent * 1e6) + int((received - sent) * DRIFT * 1e6) + 1
         if self._observed > float("-inf"):
             slack = int((received - self._observed) * DRIFT * 1e6) + 1
             wide_low, wide_high = self._low - slack, self._high + slack
@@ -43,7 +43,8 @@ class Clock:
 
     def now(self) -> int:
         """Microseconds since EPOCH."""
-        return int(ticks() * 1e6) + self._high
+        now = ticks()
+        return int((now + (now - self._observed) * DRIFT) * 1e6) + self._high
 
 
 def as_datetime(instant: int) -> datetime | None:

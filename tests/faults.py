@@ -108,6 +108,7 @@ class Proxy:
                 return
             writer.write(answer)
             await writer.drain()
+        writer.close()
 
 
 @asynccontextmanager

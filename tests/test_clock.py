@@ -1,5 +1,7 @@
 """The database's clock, as a process that only sees it now and then can know it."""
 
+from unittest.mock import patch
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,9 +27,9 @@ def test_the_estimate_is_never_behind_and_at_most_the_best_round_trip_ahead(
         now = sent + trip
         estimated.observe(sent, now, database(sent + trip * share))
         best = min(best + pause * 2 * clock.DRIFT, trip)
-    off = (int((now + later) * 1e6) + estimated._high) - database(now + later)
-    allowed = (now + later) * 2 * clock.DRIFT * 1e6 + 10
-    assert -later * clock.DRIFT * 1e6 - 10 <= off <= best * 1e6 + allowed
+    with patch("db.clock.ticks", lambda: now + later):
+        ahead = estimated.now() - database(now + later)
+    assert -10 <= ahead <= best * 1e6 + (now + later) * 3 * clock.DRIFT * 1e6 + 10
 
 
 def test_a_clock_that_was_set_is_believed_at_once() -> None:
@@ -35,11 +37,11 @@ def test_a_clock_that_was_set_is_believed_at_once() -> None:
     estimated.observe(0, 0.001, 1_000_000)
     for jump in (7_200_000_000, -7_200_000_000):
         estimated.observe(1, 1.002, 2_000_000 + jump)
-        assert estimated._high == 1_000_000 + jump
+        assert abs(estimated._high - 1_000_000 - jump) <= 2
 
 
 def test_a_quick_observation_is_not_made_worse_by_a_slow_one() -> None:
     estimated = Clock()
     estimated.observe(0, 0.001, 500)
     estimated.observe(1, 3, 2_000_500)
-    assert 500 <= estimated._high <= 500 + 400
+    assert 500 <= estimated._high <= 500 + 402
