@@ -19,8 +19,9 @@ from resolvers.errors import Refused, in_progress, key_reused
 # What PostgreSQL undoes because of somebody else: nothing was answered yet, so it is simply done again.
 SERIALIZATION_FAILURE, DEADLOCK, LOCK_TIMEOUT = "40001", "40P01", "55P03"
 ATTEMPTS = 4
-# How long a duplicate waits for the first one in this process; across processes it is the connection's lock timeout.
-PATIENCE_SECONDS = 2
+# How long a duplicate waits for the first one in this process, which costs nothing. In another process, where it costs
+# a connection, it is that connection's lock timeout.
+PATIENCE_SECONDS = 10
 
 Outcome = dict[str, Any]
 Work = Callable[[AsyncConnection, int], Awaitable[Outcome]]

@@ -33,8 +33,10 @@ PARAMETERS = {
 }
 # Of a header that we take apart. No client that means it sends more, and the HTTP server sets no limit.
 HEADER_CHARACTERS = 1_000
-# More digits than orjson keeps exactly, in which case the slower parser reads the body again.
-LONG_NUMBER = re.compile(rb"\d{19}")
+# Numbers that orjson may not keep exactly, in which case the slower parser reads the body again.
+LONG_NUMBER = re.compile(rb"\d{16}|\d[eE]")
+# From here on a floating-point number stands for several whole ones: it could be one user's id, or another's.
+INEXACT = 2**53
 # What is refused by its status alone is the caller's mistake, but for these.
 REFUSALS = {413: "LIMIT_EXCEEDED"}
 # Of an answer without data, where it is not the request that is wrong.
@@ -97,7 +99,7 @@ class GraphQLView(GraphQL[Context, None]):
         try:
             value = orjson.loads(data)
             if LONG_NUMBER.search(data if isinstance(data, bytes) else data.encode()):
-                value = json.loads(data)
+                value = json.loads(data, parse_float=_exact)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "This is not JSON in UTF-8, or it is nested too deeply.") from error
         if isinstance(value, dict) or (value is None and isinstance(data, str)):
@@ -153,6 +155,13 @@ def refusal(request: Request, status: int, message: str, headers: dict[str, str]
 
 def _media(request: Request | WebSocket) -> str | None:
     return negotiated(",".join(request.headers.getlist("accept"))[:HEADER_CHARACTERS])
+
+
+def _exact(digits: str) -> float:
+    value = float(digits)
+    if abs(value) >= INEXACT:
+        raise ValueError(digits)
+    return value
 
 
 def _codes(answer: Any) -> set[str]:

@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+from collections.abc import Coroutine
+from contextlib import ExitStack, suppress
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 
@@ -18,53 +18,60 @@ from uvicorn.config import STARTUP_FAILURE
 
 from server import database, embedded, worker
 from server.settings import Settings, StartError
+from server.stop import Stop
 
 log = logging.getLogger(__name__)
 BACKLOG = 2_048
 SPAWN = multiprocessing.get_context("spawn")
+TICK_SECONDS = 0.2
 PAUSE_SECONDS = 1  # before a server process is replaced: it may die of something that takes a moment to pass
 
 
 def serve(settings: Settings) -> None:
     """Serve until told to stop; that then is success. Raises StartError or EmbeddedError when it cannot begin."""
     _refuse_unguarded(settings)
-    # Without a handler SIGTERM would end the process where it stands, and leave no time to stop the own servers.
-    _when_told_to_stop(_leave)
+    stop = Stop()
     with ExitStack() as ending:
-        if settings.embedded:
-            servers = ending.enter_context(embedded.running(settings.data_dir))
+        if own := settings.embedded:
+            with stop.by(sys.exit):
+                servers = ending.enter_context(embedded.running(settings.data_dir))
             settings = dataclasses.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url)
-            listener = ending.enter_context(_listener(settings))
-            asyncio.run(_unless_told_to_stop(database.prepare(settings)))
-            _listen(listener, settings)
+        listener = ending.enter_context(_listener(settings))
+        asyncio.run(_unless_told(stop, database.prepare(settings) if own else database.check(settings)))
+        _listen(listener, settings)
+        if own:
             embedded.announce(settings.data_dir, _url(listener))
-        else:
-            listener = ending.enter_context(_listener(settings))
-            asyncio.run(_unless_told_to_stop(database.check(settings)))
-            _listen(listener, settings)
         _greet(listener)
-        _run(settings, listener)
+        if settings.workers > 1:
+            _supervise(settings, listener, stop)
+        else:
+            _answer(settings, listener, stop)
 
 
-def _run(settings: Settings, listener: socket.socket) -> None:
-    if settings.workers > 1:
-        _supervise(settings, listener)
-        return
+async def _unless_told(stop: Stop, work: Coroutine[None, None, None]) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+    with stop.by(lambda: loop.call_soon_threadsafe(task.cancel)), suppress(asyncio.CancelledError):
+        await task
+
+
+def _answer(settings: Settings, listener: socket.socket, stop: Stop) -> None:
     try:
-        worker.answer(settings, listener)
+        worker.answer(settings, listener, stop)
     except SystemExit as error:
         if error.code == STARTUP_FAILURE:
             raise _failed() from error
         raise
 
 
-def _supervise(settings: Settings, listener: socket.socket) -> None:
+def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
     """Several server processes. One that dies is replaced, and all end with us."""
     try:
         processes = [_start(settings, listener) for _ in range(settings.workers)]
         first = tuple(processes)
         while True:
-            connection.wait([each.sentinel for each in processes])
+            connection.wait([each.sentinel for each in processes], TICK_SECONDS)
+            if stop.told:
+                return
             for dead in [each for each in processes if each.exitcode is not None]:
                 if dead.exitcode == STARTUP_FAILURE and dead in first:
                     raise _failed()
@@ -85,9 +92,9 @@ def _supervise(settings: Settings, listener: socket.socket) -> None:
 def _start(settings: Settings, listener: socket.socket) -> SpawnProcess:
     process = SPAWN.Process(target=worker.answer_as_child, args=(settings, listener))
     # It inherits that Ctrl-C, which reaches all of us, is ignored until it can stop in an orderly way.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
-    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGINT, ours)
     return process
 
 
@@ -95,40 +102,11 @@ def _failed() -> StartError:
     return StartError("The service could not start; the lines above say why.")
 
 
-async def _unless_told_to_stop(work: Coroutine[None, None, None]) -> None:
-    loop, task, told = asyncio.get_running_loop(), asyncio.ensure_future(work), asyncio.Event()
-
-    # Raising in the midst of it, as `_leave` does, would be taken for a failure of whatever runs at that moment.
-    def cancel(_signal: int, _frame: object) -> None:
-        told.set()
-        loop.call_soon_threadsafe(task.cancel)
-
-    _when_told_to_stop(cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        log.debug("told to stop before the database was ready")
-    finally:
-        _when_told_to_stop(signal.SIG_IGN if told.is_set() else _leave)
-    # Not only when it was cancelled: closing a connection can swallow that.
-    if told.is_set():
-        sys.exit(0)
-
-
-def _leave(_signal: int, _frame: object) -> None:
-    _when_told_to_stop(signal.SIG_IGN)  # the own servers are stopped now, which takes a moment
-    sys.exit(0)
-
-
-def _when_told_to_stop(do: Callable[[int, object], None] | signal.Handlers) -> None:
-    for each in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(each, do)
-
-
 def _listener(settings: Settings) -> socket.socket:
     """Bound, so that nobody else has the port, and listening only when we are about to serve."""
     family, _ = min(_addresses(settings.host))  # IPv4, where `localhost` is both
-    listener = socket.socket(family)
+    # As TCP by name: asyncio's own loop, where uvloop is not installed, sends without delay only then.
+    listener = socket.socket(family, proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

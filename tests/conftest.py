@@ -101,9 +101,12 @@ def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
     @asynccontextmanager
     async def serving(**changes: Any) -> AsyncIterator[Client]:
         app = create_app(dataclasses.replace(settings, **changes))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5, timeout_keep_alive=60)
+        )
         server.capture_signals = nullcontext  # type: ignore[assignment, method-assign]  # they are pytest's
-        with socket.socket() as listener:
+        # As TCP by name, so that asyncio knows to send without delay.
+        with socket.socket(proto=socket.IPPROTO_TCP) as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen()
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -319,6 +319,13 @@ async def test_a_number_that_is_no_whole_number_is_no_user_id(client: Client) ->
         assert [error["extensions"]["code"] for error in answer["errors"]] == ["BAD_USER_INPUT"]
 
 
+async def test_a_number_that_would_be_rounded_to_another_users_id_is_refused(client: Client) -> None:
+    for sent in ("1e23", "9007199254740993.0", "-1E16", "1e999"):
+        body = json.dumps({"query": BY_ID}).removesuffix("}") + f', "variables": {{"id": {sent}}}}}'
+        response = await client.http.post("/graphql", content=body, headers=IS_JSON)
+        assert refused(response, JSON) == (400, ["BAD_USER_INPUT"])
+
+
 async def test_an_operation_may_go_up_to_each_limit_and_not_beyond(serve: Serve) -> None:
     nested = "{ ...A } fragment A on Query { user(id: 1) { ...B } } fragment B on User"
     spread = "fragment A on Query { a: __typename __typename }"
