@@ -13,6 +13,7 @@ import uvicorn
 from server import logs
 from server.app import create_app
 from server.settings import Settings
+from server.stop import Stop
 
 # What is under way when the process is told to stop gets so long to finish.
 GRACE_SECONDS = 15
@@ -24,12 +25,21 @@ KEEP_ALIVE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, stop: Stop | None) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        # Before uvicorn received the signals.
+        self.should_exit |= self._stop is not None and self._stop.told
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # uvicorn takes a second Ctrl-C as leave to drop what is under way, and raises the signal again at the end.
         self.should_exit = True
 
 
-def answer(settings: Settings, listener: socket.socket) -> None:
+def answer(settings: Settings, listener: socket.socket, stop: Stop | None = None) -> None:
     """Answer requests until told to stop. Exits with uvicorn's STARTUP_FAILURE when that cannot begin."""
     config = uvicorn.Config(
         create_app(settings),
@@ -42,7 +52,7 @@ def answer(settings: Settings, listener: socket.socket) -> None:
         lifespan="on",
         ws="none",
     )
-    Server(config).run(sockets=[listener])
+    Server(config, stop).run(sockets=[listener])
 
 
 def answer_as_child(settings: Settings, listener: socket.socket) -> None:
