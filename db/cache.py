@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 STATE = b"segmentql:state"
 USER = b"segmentql:user:"
-# First byte of a user's key.
+# First byte of a user's key; the generation follows.
 LIST, LEASE = b"V", b"L"
 GENERATION_LENGTH = 12
 # Longer than the slowest fill: a read's statement timeout is 2.5 s (db/connections.py).
@@ -42,10 +42,10 @@ HEALTH_SECONDS = 0.25
 
 # For each key what is there, or '' when it was free and now holds the caller's lease.
 TAKE_LEASES = """
-local valid, found = ARGV[2], {}
+local generation, found = ARGV[2], {}
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
-  if value and (string.sub(value, 1, 1) == 'L' or string.sub(value, 1, #valid) == valid) then
+  if value and string.sub(value, 2, 1 + #generation) == generation then
     found[i] = value
   else
     redis.call('SET', key, ARGV[1], 'PX', ARGV[3])
@@ -161,9 +161,10 @@ class Cache:
     async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
         """Become the one who reads these users' lists from PostgreSQL, where nobody else is and none is stored."""
         self._leases += 1
-        lease = b"%b%b.%d" % (LEASE, self._process, self._leases)
+        # A lease counts under its generation alone, as a list does: what its holder read may be of another time.
+        lease = b"%b%b%b.%d" % (LEASE, generation, self._process, self._leases)
         keys = [_key(user_id) for user_id in user_ids]
-        found = await self._read(lambda: self._take_leases(keys=keys, args=[lease, LIST + generation, LEASE_MS]))
+        found = await self._read(lambda: self._take_leases(keys=keys, args=[lease, generation, LEASE_MS]))
         if found is None:
             return None
         leased = Leased(lease, [], {}, {})

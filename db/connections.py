@@ -22,6 +22,8 @@ SESSION = {
 }
 # What holds locks must not hold them for long: a client's retry with the same key is always safe.
 WRITING = SESSION | {
+    # Each statement sees what was committed before it: what a lock was waited for, and the winner of a key.
+    "default_transaction_isolation": "read committed",
     "statement_timeout": "10s",
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",

@@ -7,24 +7,25 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 AHEAD = 3
 
 # Not by to_regclass: that looks into a cache, where what another session makes while we wait for its lock is not yet.
+# From the oldest one on: a month that nobody was there to make is needed still, for what expired in it.
 MISSING = text("""
+    WITH made AS (
+        SELECT right(relname, 7) AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        WHERE inhparent = to_regclass('membership_events')
+    ), this AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AS month)
     SELECT to_char(month, 'YYYY_MM') AS name, month, month + interval '1 month' AS end
     FROM generate_series(
-        date_trunc('month', now() AT TIME ZONE 'UTC'),
-        date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => :ahead),
+        (SELECT least(this.month, (SELECT min(to_timestamp(name, 'YYYY_MM') AT TIME ZONE 'UTC') FROM made)) FROM this),
+        (SELECT this.month + make_interval(months => :ahead) FROM this),
         interval '1 month'
     ) AS month
-    WHERE NOT EXISTS (
-        SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-        WHERE inhparent = to_regclass('membership_events')
-            AND relname = 'membership_events_' || to_char(month, 'YYYY_MM')
-    )
+    WHERE to_char(month, 'YYYY_MM') NOT IN (SELECT name FROM made)
     ORDER BY month
 """)
 
 
 async def missing(conn: AsyncConnection, ahead: int = AHEAD) -> list[str]:
-    """The months, as YYYY_MM, that have no partition yet, from this one to `ahead` months on."""
+    """The months, as YYYY_MM, that have no partition, from the oldest that has one to `ahead` months from now."""
     return [row.name for row in await conn.execute(MISSING, {"ahead": ahead})]
 
 

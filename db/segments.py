@@ -37,11 +37,23 @@ async def insert(tx: AsyncConnection, slug: str, description: str | None) -> int
     return result.scalar_one_or_none()
 
 
+# Row locks let one who shares pass one who waits to change: with users being added all the time, a deletion would wait
+# for ever. Advisory locks queue in order. Slugs share a few of them, for a list of slugs may be long.
+QUEUES = 64
+SHARE_QUEUES = text(f"""
+    SELECT pg_advisory_xact_lock_shared(hashtext('segments'), queue)
+    FROM (SELECT DISTINCT hashtext(slug) & {QUEUES - 1} AS queue FROM unnest(CAST(:slugs AS text[])) AS slug
+          ORDER BY queue) AS queues
+""")
+TAKE_QUEUE = text(f"SELECT pg_advisory_xact_lock(hashtext('segments'), hashtext(:slug) & {QUEUES - 1})")
+
+
 async def lock(tx: AsyncConnection, slug: str) -> int | None:
     """Keep a live segment as it is until the transaction ends, and return its id; None when there is none.
 
-    Waits for transactions that are adding users to it, and makes later ones wait.
+    Waits for transactions that are changing who is in it, and makes later ones wait.
     """
+    await tx.execute(TAKE_QUEUE, {"slug": slug})
     result = await tx.execute(
         text("SELECT id FROM segments WHERE slug = :slug AND deleted_at IS NULL FOR NO KEY UPDATE"), {"slug": slug}
     )
@@ -53,7 +65,7 @@ async def describe(tx: AsyncConnection, segment_id: int, description: str | None
     await tx.execute(
         text("""
             WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version)
-            UPDATE segments SET description = :description, updated_at = now(), version = catalogue.version
+            UPDATE segments SET description = :description, updated_at = clock_timestamp(), version = catalogue.version
             FROM catalogue WHERE id = :id
         """),
         {"id": segment_id, "description": description},
@@ -77,6 +89,7 @@ async def delete(tx: AsyncConnection, segment_id: int, operation_id: int) -> Non
 
 async def share(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, int]:
     """The ids of those slugs that name live segments, which stay live until the transaction ends."""
+    await tx.execute(SHARE_QUEUES, {"slugs": list(slugs)})
     # FOR SHARE, not FOR KEY SHARE: the latter would let an add slip in behind an acknowledged deletion.
     result = await tx.execute(
         text("SELECT slug, id FROM segments WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR SHARE"),

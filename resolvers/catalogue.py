@@ -25,7 +25,9 @@ class Catalogue:
         self._newest_id = 0
         self._reader = reader
         self._clock = clock
+        # Refreshes are numbered: the last that began, and the last that began and succeeded.
         self._begun = 0
+        self._loaded = 0
         self._turn = asyncio.Lock()
 
     def segment(self, segment_id: int) -> Segment | None:
@@ -40,10 +42,11 @@ class Catalogue:
         """Take in everything that was committed before the call. Any number of callers share one statement."""
         asked = self._begun
         async with self._turn:
-            if self._begun > asked:
-                return  # one began after we asked, and has ended
+            if self._loaded > asked:
+                return  # one began after we asked, and has succeeded
             self._begun += 1
             await self._load()
+            self._loaded = self._begun
 
     async def reach(self, version: int) -> None:
         """Be at that version or a later one."""

@@ -1,13 +1,17 @@
 """What every resolver is given besides its arguments."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 import strawberry
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.cache import Cache
 from resolvers.catalogue import Catalogue
+from resolvers.errors import LimitExceeded
 from resolvers.idempotency import Operations
 from resolvers.reads import Reads
 
@@ -22,11 +26,29 @@ class Limits:
     page_size: int
     # Slugs in each list of one change.
     changes: int
+    # Items of all lists of one answer together.
+    nodes: int
+
+
+class Budget:
+    """What one operation may still answer."""
+
+    def __init__(self, nodes: int) -> None:
+        self._limit = self._left = nodes
+
+    def spend(self, nodes: int) -> None:
+        """Refuse an answer that is too long before it is made: making it would hold up everybody else."""
+        self._left -= nodes
+        if self._left < 0:
+            raise LimitExceeded(f"The answer has more than {self._limit} items in its lists.")
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     reader: AsyncEngine
+    # How many queries may have a connection at a time, besides those for memberships; further ones wait their turn.
+    queries: asyncio.Semaphore
+    budget: Budget
     cache: Cache
     catalogue: Catalogue
     reads: Reads
@@ -34,6 +56,12 @@ class Context:
     limits: Limits
     # Whose mutations and keys these are.
     client: str
+
+    @asynccontextmanager
+    async def querying(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for one statement."""
+        async with self.queries, self.reader.connect() as conn:
+            yield conn
 
 
 Info = strawberry.Info[Context, None]

@@ -103,6 +103,10 @@ class BadUserInput(ApiError):
         return {"code": self.code, "argument": self.argument}
 
 
+class LimitExceeded(ApiError):
+    code = "LIMIT_EXCEEDED"
+
+
 class Overloaded(ApiError):
     code = "OVERLOADED"
 

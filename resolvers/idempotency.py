@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from strawberry import UNSET
 
 from db import operations
 from resolvers.errors import Refused, in_progress, key_reused
@@ -143,11 +142,20 @@ def sqlstate(error: DBAPIError) -> str | None:
     return state
 
 
+def _is_default(field: "dataclasses.Field[Any]", value: object) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return value is field.default or bool(value == field.default)
+
+
 def _plain(value: object) -> object:
-    """The value as JSON has it; fields that were left out are no part of it."""
+    """The value as JSON has it.
+
+    Fields that have their default are no part of it: a retry must fit when a new version knows more fields.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: _plain(inner) for name, inner in fields.items() if inner is not UNSET}
+        fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return {field.name: _plain(inner) for field, inner in fields if not _is_default(field, inner)}
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):

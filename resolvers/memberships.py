@@ -78,7 +78,8 @@ async def change_user_segments(
     done, errors = await mutate(info, idempotency_key, {"input": input}, wrong, work, committed)
     if done is None:
         return ChangeUserSegmentsPayload(None, replayed=False, user_errors=errors)
-    return ChangeUserSegmentsPayload(User(input.user_id), done.replayed, [], **done.outcome)
+    slugs = {name: done.outcome[name] for name in ("added", "updated", "removed", "unchanged")}
+    return ChangeUserSegmentsPayload(User(input.user_id), done.replayed, [], **slugs)
 
 
 async def change(tx: AsyncConnection, input: ChangeUserSegmentsInput, operation_id: int) -> Outcome:

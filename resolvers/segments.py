@@ -64,7 +64,7 @@ async def segment(
     info: Info, slug: Annotated[str, strawberry.argument(description="The segment's name; case matters.")]
 ) -> Segment | None:
     require_storable(slug, "slug")
-    async with info.context.reader.connect() as conn:
+    async with info.context.querying() as conn:
         return await segments.by_slug(conn, slug)
 
 
@@ -77,10 +77,11 @@ async def list_segments(
     size = page_size(first, info.context.limits)
     wanted = filter or SegmentFilter()
     prefix = require_storable(wanted.slug_prefix or "", "filter.slugPrefix")
-    async with info.context.reader.connect() as conn:
+    async with info.context.querying() as conn:
         found = await segments.page(
             conn, slug_prefix=prefix, deleted=wanted.deleted, after=_position(after), limit=size + 1
         )
+    info.context.budget.spend(len(found))
     return connection(found, size, after, lambda segment: encode_cursor(CURSOR, segment.slug, segment.id))
 
 
@@ -160,6 +161,6 @@ async def _change(
     done, errors = await mutate(info, key, arguments, wrong, work, committed)
     if done is None:
         return SegmentPayload(None, replayed=False, user_errors=errors)
-    async with context.reader.connect() as conn:
+    async with context.querying() as conn:
         changed = await segments.by_id(conn, done.outcome["segment_id"])
     return SegmentPayload(changed, done.replayed, [])

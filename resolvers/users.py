@@ -70,6 +70,7 @@ async def users(
     ],
 ) -> list[User]:
     _require_few(info, len(ids), "ids")
+    info.context.budget.spend(len(ids))
     return [User(require_user_id(id, "ids")) for id in ids]
 
 
@@ -81,10 +82,11 @@ async def user_memberships(
 ) -> list[Membership]:
     _require_few(info, len(only or ()), "only")
     active = await info.context.reads.memberships(user.id, latest=freshness is Freshness.LATEST)
-    if only is None:
-        return active
-    wanted = frozenset(only)
-    return [membership for membership in active if membership.segment.slug in wanted]
+    if only is not None:
+        wanted = frozenset(only)
+        active = [membership for membership in active if membership.segment.slug in wanted]
+    info.context.budget.spend(len(active))
+    return active
 
 
 async def user_segments(
@@ -126,8 +128,9 @@ async def user_history(
     size = page_size(first, info.context.limits)
     if from_ is not None and to is not None and to <= from_:
         raise BadUserInput("to", "it must be later than from.")
-    async with info.context.reader.connect() as conn:
+    async with info.context.querying() as conn:
         found = await history.of_user(conn, user.id, since=from_, until=to, before=_position(after), limit=size + 1)
+    info.context.budget.spend(len(found))
     return connection(found, size, after, _cursor)
 
 

@@ -14,7 +14,7 @@ from db.cache import Cache
 from db.clock import Clock
 from jobs import schedule
 from resolvers.catalogue import Catalogue
-from resolvers.context import Context
+from resolvers.context import Budget, Context
 from resolvers.idempotency import Operations
 from resolvers.reads import Reads
 from schema.api import schema
@@ -54,14 +54,25 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
     clock = Clock()
     cache = Cache(settings.redis_url, settings.redis_budget_ms)
     catalogue = Catalogue(reader, clock)
-    # Of the connections for reads one is left to queries that need another statement than the memberships'.
-    reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1)
+    # Of the connections for reads one is the catalogue's, and neither memberships nor the other queries take them all.
+    others = max(1, (settings.read_pool_size - 1) // 2)
+    reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1 - others)
     operations = Operations(writer)
     try:
         await catalogue.refresh()
         async with cache.running(), schedule.running(writer):
             poll = asyncio.create_task(catalogue.poll())
-            yield Context(reader, cache, catalogue, reads, operations, settings.limits, ANONYMOUS)
+            yield Context(
+                reader,
+                asyncio.Semaphore(others),
+                Budget(settings.limits.nodes),
+                cache,
+                catalogue,
+                reads,
+                operations,
+                settings.limits,
+                ANONYMOUS,
+            )
             await operations.finish()
             await reads.finish()
             poll.cancel()

@@ -1,6 +1,7 @@
 """GraphQL over HTTP: which requests are understood, and which status and media type an answer has."""
 
 import asyncio
+import dataclasses
 import json
 import re
 from typing import Any
@@ -19,7 +20,7 @@ from strawberry.schema.base import BaseSchema
 from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.types import ExecutionResult, SubscriptionExecutionResult
 
-from resolvers.context import Context
+from resolvers.context import Budget, Context
 from resolvers.errors import TimedOut
 from server import graphiql
 from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
@@ -72,8 +73,8 @@ class GraphQLView(GraphQL[Context, None]):
         return False
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        context: Context = request.state.context
-        return context
+        shared: Context = request.state.context
+        return dataclasses.replace(shared, budget=Budget(shared.limits.nodes))
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         if request.method == "GET":

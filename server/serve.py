@@ -57,10 +57,8 @@ async def _unless_told(stop: Stop, work: Coroutine[None, None, None]) -> None:
 def _answer(settings: Settings, listener: socket.socket, stop: Stop) -> None:
     try:
         worker.answer(settings, listener, stop)
-    except SystemExit as error:
-        if error.code == STARTUP_FAILURE:
-            raise _failed() from error
-        raise
+    except SystemExit as error:  # uvicorn's, whose lines say why
+        raise _failed() from error
 
 
 def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:

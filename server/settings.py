@@ -102,7 +102,7 @@ class Settings:
         30, whole(0, 3600), "Seconds to wait at the start for a database that is not there yet."
     )
     pool_size: int = setting(10, whole(1, 200), "Connections of one process for mutations.")
-    read_pool_size: int = setting(6, whole(2, 200), "Connections of one process for queries.")
+    read_pool_size: int = setting(6, whole(3, 200), "Connections of one process for queries.")
     redis_budget_ms: int = setting(
         50, whole(1, 5000), "Milliseconds that a read or a mutation waits for Redis, before it does without."
     )
@@ -115,6 +115,7 @@ class Settings:
     max_directives: int = setting(20, whole(0, 10_000), "Directives in one operation.")
     max_list_items: int = setting(100, whole(1, 10_000), "Users of one `users` field, slugs of one `only`.")
     max_page_size: int = setting(100, whole(1, 10_000), "The largest `first`.")
+    max_nodes: int = setting(10_000, whole(100, 10_000_000), "Items of all lists of one answer together.")
     max_changes: int = setting(1_000, whole(1, 10_000), "Slugs in each list of one `changeUserSegments`.")
     log_level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "What is logged, on standard error.")
 
@@ -126,7 +127,7 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_list_items, self.max_page_size, self.max_changes)
+        return Limits(self.max_list_items, self.max_page_size, self.max_changes, self.max_nodes)
 
     @property
     def embedded(self) -> bool:

@@ -104,16 +104,25 @@ async def expire(engine: AsyncEngine, user_id: str, slug: str, seconds_ago: floa
 
 
 async def differences(engine: AsyncEngine) -> list[tuple[Any, ...]]:
-    """Where folding the history does not give exactly the memberships; nowhere, if all is well."""
+    """Where the history does not tell how exactly the memberships came to be; nowhere, if all is well.
+
+    Every membership begins before anything else happens to it, begins again only after an end, and is there, with the
+    same beginning and expiry, if and only if its last event was no end.
+    """
     async with engine.connect() as conn:
         found = await conn.execute(
             text("""
-                WITH last AS (
-                    SELECT DISTINCT ON (user_id, segment_id) user_id, segment_id, action, expires_at
-                    FROM membership_events ORDER BY user_id, segment_id, at DESC, action DESC
+                WITH told AS (
+                    SELECT *, lag(action) OVER w AS before, lead(action) OVER w IS NULL AS last,
+                           max(at) FILTER (WHERE action = 'ADDED') OVER w AS began
+                    FROM membership_events WINDOW w AS (PARTITION BY user_id, segment_id ORDER BY at, action)
                 ), folded AS (
-                    SELECT user_id, segment_id, expires_at FROM last WHERE action IN ('ADDED', 'EXPIRY_CHANGED')
-                ), kept AS (SELECT user_id, segment_id, expires_at FROM memberships)
+                    SELECT user_id, segment_id, began, expires_at FROM told
+                    WHERE last AND action IN ('ADDED', 'EXPIRY_CHANGED')
+                ), kept AS (SELECT user_id, segment_id, added_at, expires_at FROM memberships)
+                SELECT 'out of order', user_id, segment_id, at, expires_at FROM told
+                WHERE (action = 'ADDED') = coalesce(before IN ('ADDED', 'EXPIRY_CHANGED'), false)
+                UNION ALL
                 (SELECT 'only in history', * FROM (SELECT * FROM folded EXCEPT SELECT * FROM kept) AS a)
                 UNION ALL
                 (SELECT 'only in memberships', * FROM (SELECT * FROM kept EXCEPT SELECT * FROM folded) AS b)

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +26,9 @@ from operations import CREATE, MEMBERSHIPS, SEGMENTS, new_key
 from db import connections, migrate
 from server import database, embedded
 from server.embedded import Servers
-from server.serve import serve
+from server.serve import _listen, _listener, serve
 from server.settings import Settings, StartError
+from server.stop import Stop
 
 ROOT = Path(__file__).parents[1]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -290,6 +291,44 @@ def test_who_waits_for_a_database_can_be_told_to_stop(
     assert len(log.read_text().splitlines()) == 1
 
 
+def test_being_told_to_stop_is_remembered_when_what_it_raises_is_lost() -> None:
+    """As when Python forks at that moment."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    reached: list[str] = []
+
+    def told_twice() -> None:
+        with stop.by(sys.exit):
+            with suppress(BaseException):
+                signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end of the block")
+
+    def later() -> None:
+        with stop.by(sys.exit):
+            reached.append("another block")
+
+    try:
+        stop = Stop()
+        for block in (told_twice, later):
+            with pytest.raises(SystemExit) as left:
+                block()
+            assert not left.value.code
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert reached == ["the end of the block"]
+
+
+def test_of_two_who_want_one_port_one_is_refused() -> None:
+    """Both may bind it before either listens."""
+    with _listener(Settings(port=0)) as first:
+        port = first.getsockname()[1]
+        with _listener(Settings(port=port)) as second:
+            _listen(first, Settings(port=port))
+            with pytest.raises(StartError, match=f"Cannot listen on 127.0.0.1 port {port} "):
+                _listen(second, Settings(port=port))
+
+
 def test_migrate_brings_its_own_servers_when_none_is_configured(place: Path) -> None:
     done = segmentql(place, "migrate", "--data-dir", "data")
     assert (done.returncode, done.stdout) == (0, "The database is up to date.\n"), done.stderr
@@ -376,7 +415,7 @@ def segmentql(place: Path, *arguments: str, **settings: str) -> subprocess.Compl
     """Run to its end."""
     command = [sys.executable, "-m", "server", *arguments]
     return subprocess.run(
-        command, cwd=place, env=environment(settings), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=place, env=environment(settings), capture_output=True, text=True, timeout=100, check=False
     )
 
 
@@ -436,7 +475,7 @@ def processes(place: Path) -> list[int]:
     return found
 
 
-def until(true: Callable[[], bool], seconds: float = 30) -> bool:
+def until(true: Callable[[], bool], seconds: float = 60) -> bool:
     end = time.monotonic() + seconds
     while not (so := true()) and time.monotonic() < end:
         time.sleep(0.02)

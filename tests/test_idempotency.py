@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,9 +11,11 @@ from conftest import Client, Serve
 from operations import CHANGE, CREATE, DELETE, HISTORY, change, count, create, differences, history, new_key, slugs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from strawberry import UNSET
 from wire import Wire
 
 from db import operations
+from resolvers import idempotency
 
 
 def without_replayed(payload: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +113,27 @@ async def test_the_same_arguments_written_otherwise_are_the_same(client: Client)
         client, 7, add=["A"], remove=[], ttlDays=None, expiresAt="2099-01-01T00:00:00.000Z", key="the-very-key"
     )
     assert (again["replayed"], again["userErrors"]) == (True, [])
+
+
+def test_a_request_fits_its_key_when_a_new_version_knows_more_arguments() -> None:
+    @dataclass
+    class Old:
+        slug: str
+        names: list[str] = field(default_factory=list)
+        cleared: str | None = UNSET
+
+    @dataclass
+    class New(Old):
+        percent: float | None = None
+        more: list[str] = field(default_factory=list)
+
+    def fingerprint(input: object) -> bytes:
+        return idempotency.request("client", "the-very-key", "kind", input=input).fingerprint
+
+    assert fingerprint(Old("A", ["B"])) == fingerprint(New("A", ["B"]))
+    assert fingerprint(Old("A", ["B"], None)) == fingerprint(New("A", ["B"], None))
+    several = [Old("A"), Old("B"), Old("A", ["B"]), Old("A", cleared=None), Old("A", cleared=""), New("A", percent=0)]
+    assert len({fingerprint(input) for input in several}) == len(several)
 
 
 @pytest.mark.parametrize("key", ["", "1234567", "x" * 129, "tab\tin a key", "key-of-é", "\x00" * 8, "zero\u200bwidth"])

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -10,6 +11,7 @@ from itertools import pairwise
 import pytest
 from conftest import Client, Serve
 from databases import fresh, query
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections, migrate
@@ -18,6 +20,7 @@ from jobs.partitions import keep_ahead
 from server.embedded import Servers
 
 EVERY_SECOND = "* * * * * *"
+WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -81,6 +84,21 @@ async def test_the_job_runs_at_the_start_and_at_every_tick(writer: AsyncEngine, 
     await query(database_url, f"DROP TABLE {there[3]}")
     await asyncio.sleep(1.5)  # longer than a tick: after the end there is none
     assert await partitions_of(database_url) == there[:3]
+
+
+async def test_one_process_does_a_job_once_at_a_time(writer: AsyncEngine, database_url: str) -> None:
+    async with schedule.running(writer, EVERY_SECOND):
+        there = await partitions_of(database_url)
+        async with writer.connect() as conn:
+            await conn.execute(text("SELECT pg_advisory_xact_lock(hashtext('membership_events partitions'))"))
+            await query(database_url, f"DROP TABLE {there[2]}")
+            began = time.monotonic()
+            seen = set()
+            while time.monotonic() < began + 2.5:  # at least two ticks
+                seen.add(len(await query(database_url, WAITING)))
+                await asyncio.sleep(0.02)
+            assert seen == {0, 1}
+        await until_partitions_are(database_url, there)
 
 
 async def test_a_job_that_fails_is_logged_and_tried_again(

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from conftest import Ask, Client
+from conftest import Ask, Client, Serve
 from operations import (
     CHANGE,
     change,
@@ -326,6 +326,16 @@ async def test_what_cannot_be_done_is_refused_by_its_path_and_changes_nothing(
     assert await count(engine, "memberships") == 0
     assert await count(engine, "membership_events") == 0
     assert await count(engine, "operations") == 2
+
+
+async def test_an_answer_with_too_many_items_is_refused_before_it_is_made(serve: Serve) -> None:
+    async with serve(max_nodes=100) as client:
+        await create(client, "A", "B")
+        await change(client, 7, add=["A", "B"])
+        query = "query ($ids: [ID!]!) { users(ids: $ids) { segments { slug } } }"
+        assert len((await client.ask(query, ids=[7] * 33))["users"]) == 33
+        answer = await client.post(query, {"ids": [7] * 34})
+        assert {error["extensions"]["code"] for error in answer["errors"]} == {"LIMIT_EXCEEDED"}
 
 
 async def test_a_slug_twice_in_one_list_counts_once(client: Client, engine: AsyncEngine) -> None:

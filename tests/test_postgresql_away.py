@@ -90,12 +90,12 @@ async def test_backends_that_die_under_load_lose_nothing_and_double_nothing(
         while True:
             async with engine.connect() as conn:
                 await conn.execute(TERMINATE)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
     terminating = asyncio.create_task(terminate())
     for number in range(40):
         key, user_id = f"under-load-{number}", f"user-{number}"
-        for _ in range(50):
+        for _ in range(200):
             answer = await client.post(CHANGE, {"input": {"userId": user_id, "add": ["A", "B"]}, "key": key})
             if "errors" not in answer:
                 break

@@ -12,7 +12,10 @@ from redis.asyncio import Redis
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db import connections
 from db.cache import Cache, State
+from db.clock import Clock
+from resolvers.catalogue import Catalogue
 from server.embedded import Servers
 
 
@@ -192,6 +195,49 @@ async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
         fetched = await slow.fetch(["7"])
         assert fetched is not None
         assert fetched.state == State(generation, int(version))
+
+
+async def test_what_a_slow_reader_read_before_an_outage_is_not_joined_after_it(
+    client: Client, servers: Servers, redis: Redis
+) -> None:
+    """Its lease is still there, but a change meanwhile could not remove it; so the lease does not count either."""
+    await create(client, "A")
+    await slugs(client, "warm")
+    generation = (await state(redis)).partition(b":")[0]
+    slow = Cache(servers.redis_url, budget_ms=1_000)
+    async with slow.running():
+        leased = await slow.take_leases(["7"], generation)
+        assert leased is not None
+        assert leased.ours == ["7"]
+        await redis.unlink("segmentql:state")  # what a process does that could not invalidate
+        await slugs(client, "warm")
+        fresh = (await state(redis)).partition(b":")[0]
+        again = await slow.take_leases(["7"], fresh)
+        assert again is not None
+        assert (again.ours, again.others) == (["7"], {})
+        assert await slow.fill(leased.lease, generation, {"7": b""}) == 0
+
+
+async def test_whoever_waits_for_a_refresh_that_fails_makes_one_of_its_own(
+    servers: Servers, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would take an old copy for a current one."""
+    reader = connections.reader(servers.database_url, pool_size=2)
+    catalogue = Catalogue(reader, Clock())
+    await create(client, "A")
+    real, failures = catalogue._load, iter([True, True])
+
+    async def load() -> None:
+        await asyncio.sleep(0)
+        if next(failures, False):
+            raise ConnectionError
+        await real()
+
+    monkeypatch.setattr(catalogue, "_load", load)
+    ended = await asyncio.gather(*(catalogue.refresh() for _ in range(5)), return_exceptions=True)
+    assert [type(each) for each in ended] == [ConnectionError, ConnectionError, *[type(None)] * 3]
+    assert catalogue.version == 1
+    await reader.dispose()
 
 
 async def test_a_reader_that_never_finishes_holds_up_nobody(client: Client, servers: Servers, redis: Redis) -> None:
