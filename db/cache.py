@@ -9,6 +9,7 @@ trusts Redis again: whatever was stored before is then of an old generation and 
 import asyncio
 import logging
 import random
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
 log = logging.getLogger(__name__)
 
+RUN_ID = re.compile(rb"run_id:(\w+)")
 STATE = b"segmentql:state"
 USER = b"segmentql:user:"
 # First byte of a user's key; the generation follows.
@@ -121,6 +124,7 @@ class Cache:
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=3,
+            redis_connect_func=self._greet,
         )
         self._redis: Redis = Redis(connection_pool=pool)
         self._take_leases = self._redis.register_script(TAKE_LEASES)
@@ -129,6 +133,8 @@ class Cache:
         self._failures = 0
         self._leases = 0
         self._process = secrets.token_hex(8).encode()
+        # Which start of which server answered last.
+        self._run_id: bytes | None = None
         # Nothing is known about Redis before the first probe has answered.
         self.available = False
         # Changes that Redis was not told of: as long as there are any, what it holds may be stale.
@@ -204,6 +210,16 @@ class Cache:
         """Remove the state: every list stored so far is void, and the catalogue's version is asked of PostgreSQL."""
         await self._change(self._remove_state)
 
+    async def _greet(self, connection: AbstractConnection) -> None:
+        """Look whom a new connection reaches: a server that restarted may have old lists from its disk."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server")
+        run_id = RUN_ID.search(await connection.read_response(disable_decoding=True))
+        found = run_id[1] if run_id else None
+        if self._run_id not in (None, found):
+            self._leave(ConnectionError("it is another server than before, or was restarted"))
+        self._run_id = found
+
     async def _remove_state(self) -> None:
         await self._redis.unlink(STATE)
 
@@ -221,6 +237,8 @@ class Cache:
                 self._leave(error)
             return None
         self._failures = 0
+        if self._untold:  # what answered may be another server than before
+            return None
         return absent if answer is None else answer
 
     async def _change(self, command: Callable[[], Awaitable[object]]) -> None:

@@ -312,6 +312,27 @@ async def test_opposite_changes_racing_on_one_user_leave_a_history_that_folds(
     assert len(set(instants)) == len(instants)
 
 
+async def test_a_deletion_gets_its_turn_while_users_are_added_all_the_time(client: Client, serve: Serve) -> None:
+    await create(client, "A")
+    deleted = asyncio.Event()
+
+    async def keep_adding(to: Client, user_id: int) -> None:
+        number = 0
+        while not deleted.is_set():
+            number += 1
+            await change(to, user_id, add=["A"], ttlDays=1 + number % 2)
+
+    async with serve() as other:
+        adding = [asyncio.create_task(keep_adding((client, other)[n % 2], n)) for n in range(20)]
+        while not await slugs(client, 19):
+            await asyncio.sleep(0.01)
+        payload = await asyncio.wait_for(client.ask(DELETE, slug="A", key=new_key()), timeout=20)
+        deleted.set()
+        await asyncio.gather(*adding)
+    assert payload["deleteSegment"]["userErrors"] == []
+    assert await slugs(client, 19) == []
+
+
 async def test_an_add_that_races_a_deletion_leaves_no_member_behind(
     serve: Serve, client: Client, engine: AsyncEngine
 ) -> None:

@@ -132,6 +132,26 @@ async def test_a_redis_that_turns_read_only_is_not_trusted(serve: Serve, valkey:
         assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
 
 
+async def test_a_redis_that_restarts_at_once_with_old_lists_from_its_disk_is_not_believed(
+    serve: Serve, valkey: Valkey, tmp_path: Path
+) -> None:
+    valkey.kill()
+    await valkey.start("--dir", str(tmp_path))
+    async with serve(redis_url=valkey.url) as one, serve(redis_url=valkey.url) as two:
+        await create(one, "A")
+        for _ in range(10):
+            await asyncio.gather(until(one, redis=True), until(two, redis=True))
+            assert await slugs(one, 7) == await slugs(two, 7) == []
+            await valkey.client.execute_command("SAVE")  # type: ignore[no-untyped-call]  # redis-py's
+            await change(one, 7, add=["A"])
+            valkey.kill()
+            await valkey.start("--dir", str(tmp_path))
+            assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
+            await asyncio.gather(until(one, redis=True), until(two, redis=True))
+            assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
+            await change(two, 7, remove=["A"])
+
+
 async def test_a_frozen_redis_costs_a_read_no_more_than_the_budgets(serve: Serve, valkey: Valkey) -> None:
     async with serve(redis_url=valkey.url) as client:
         await create(client, "A")

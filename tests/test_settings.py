@@ -43,7 +43,7 @@ def test_everything_can_be_set() -> None:
         ("DATA_DIR", "", "a folder"),
         ("DATABASE_WAIT", "1.5", "a whole number from 0 to 3600"),
         ("POOL_SIZE", "0", "a whole number from 1 to 200"),
-        ("READ_POOL_SIZE", "1", "a whole number from 2 to 200"),
+        ("READ_POOL_SIZE", "2", "a whole number from 3 to 200"),
         ("REDIS_BUDGET_MS", "0", "a whole number from 1 to 5000"),
         ("EXECUTION_TIMEOUT", "0", "a whole number from 1 to 300"),
         ("MAX_BODY_BYTES", "999", "a whole number from 1000 to 1073741824"),
