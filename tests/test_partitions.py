@@ -10,8 +10,11 @@ from server.embedded import Servers
 EXISTING = "SELECT inhrelid FROM pg_inherits WHERE inhparent = 'membership_events'::regclass"
 FIRST = """
     DO $$ DECLARE month timestamp := date_trunc('month', now() AT TIME ZONE 'UTC') - interval '5 months';
-    BEGIN EXECUTE format('CREATE TABLE membership_events_%s PARTITION OF membership_events FOR VALUES FROM (%L) TO (%L)',
-        to_char(month, 'YYYY_MM'), month || 'Z', month + interval '1 month' || 'Z'); END $$
+    BEGIN
+        EXECUTE format(
+            'CREATE TABLE membership_events_%s PARTITION OF membership_events FOR VALUES FROM (%L) TO (%L)',
+            to_char(month, 'YYYY_MM'), month || 'Z', month + interval '1 month' || 'Z');
+    END $$
 """
 
 
