@@ -22,14 +22,24 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from db.cache_format import (
+    ANNOUNCE,
+    FILL,
+    GENERATION_LENGTH,
+    LEASE,
+    LIST,
+    STATE,
+    TAKE_LEASES,
+    State,
+    key,
+    new_generation,
+    parse_list,
+    parse_state,
+)
+
 log = logging.getLogger(__name__)
 
 RUN_ID = re.compile(rb"run_id:(\w+)")
-STATE = b"segmentql:state"
-USER = b"segmentql:user:"
-# First byte of a user's key; the generation follows.
-LIST, LEASE = b"V", b"L"
-GENERATION_LENGTH = 12
 # Longer than the slowest fill: a read's statement timeout is 2.5 s (db/connections.py).
 LEASE_MS = 3_000
 # A process that Redis is cut off from cannot invalidate. With the lease this stays below the promised minute; spread,
@@ -42,50 +52,6 @@ FAILURES = 3
 TURNS = 20
 PROBE_SECONDS = 0.1
 HEALTH_SECONDS = 0.25
-
-# For each key what is there, or '' when it was free and now holds the caller's lease.
-TAKE_LEASES = """
-local generation, found = ARGV[2], {}
-for i, key in ipairs(KEYS) do
-  local value = redis.call('GET', key)
-  if value and string.sub(value, 2, 1 + #generation) == generation then
-    found[i] = value
-  else
-    redis.call('SET', key, ARGV[1], 'PX', ARGV[3])
-    found[i] = ''
-  end
-end
-return found
-"""
-# A list is stored only where the caller's own lease still is: whoever changed the user meanwhile has removed it.
-FILL = """
-local stored = 0
-for i, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then
-    redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
-    stored = stored + 1
-  end
-end
-return stored
-"""
-# Two processes may announce in either order: the version only rises. Without a state a new generation begins.
-ANNOUNCE = """
-local state = redis.call('GET', KEYS[1])
-if state then
-  local generation, version = string.match(state, '^(.-):(%d+)$')
-  if tonumber(version) < tonumber(ARGV[2]) then
-    redis.call('SET', KEYS[1], generation .. ':' .. ARGV[2])
-  end
-else
-  redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2])
-end
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    generation: bytes
-    catalogue_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,20 +122,20 @@ class Cache:
 
     async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
         """The state and the users' lists, in one command."""
-        found = await self._read(lambda: self._redis.mget([STATE, *map(_key, user_ids)]))
+        found = await self._read(lambda: self._redis.mget([STATE, *map(key, user_ids)]))
         if found is None:
             return None
-        state = _state(found[0])
+        state = parse_state(found[0])
         if state is None:
             return Fetched(None, [None] * len(user_ids))
-        return Fetched(state, [_list(value, state.generation) for value in found[1:]])
+        return Fetched(state, [parse_list(value, state.generation) for value in found[1:]])
 
     async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
         """Become the one who reads these users' lists from PostgreSQL, where nobody else is and none is stored."""
         self._leases += 1
         # A lease counts under its generation alone, as a list does: what its holder read may be of another time.
         lease = b"%b%b%b.%d" % (LEASE, generation, self._process, self._leases)
-        keys = [_key(user_id) for user_id in user_ids]
+        keys = [key(user_id) for user_id in user_ids]
         found = await self._read(lambda: self._take_leases(keys=keys, args=[lease, generation, LEASE_MS]))
         if found is None:
             return None
@@ -188,22 +154,22 @@ class Cache:
         args: list[bytes | int] = [lease]
         for packed in lists.values():
             args += [LIST + generation + packed, random.randint(*TTL_MS)]  # noqa: S311  # spreads load, keeps no secret
-        keys = [_key(user_id) for user_id in lists]
+        keys = [key(user_id) for user_id in lists]
         return await self._read(lambda: self._fill(keys=keys, args=args)) or 0
 
     async def plant(self, catalogue_version: int) -> State | None:
         """Begin a generation at that version, if there is none; the one that counts is returned."""
-        state = b"%b:%d" % (_new_generation(), catalogue_version)
+        state = b"%b:%d" % (new_generation(), catalogue_version)
         found = await self._read(lambda: self._redis.set(STATE, state, nx=True, get=True), absent=state)
-        return None if found is None else _state(found)
+        return None if found is None else parse_state(found)
 
     async def invalidate(self, user_ids: Sequence[str]) -> None:
         """Forget the users' lists. To be called after the commit and before the answer."""
-        await self._change(lambda: self._redis.unlink(*map(_key, user_ids)))
+        await self._change(lambda: self._redis.unlink(*map(key, user_ids)))
 
     async def announce(self, catalogue_version: int) -> None:
         """Let every process know that the catalogue has reached that version. After the commit, before the answer."""
-        args: list[bytes | int] = [_new_generation(), catalogue_version]
+        args: list[bytes | int] = [new_generation(), catalogue_version]
         await self._change(lambda: self._announce(keys=[STATE], args=args))
 
     async def renounce(self) -> None:
@@ -302,24 +268,3 @@ class Cache:
             return
         self._untold, self._failures, self.available = 0, 0, True
         log.info("Redis answers, reads use it")
-
-
-def _key(user_id: str) -> bytes:
-    return USER + user_id.encode()
-
-
-def _list(value: bytes | None, generation: bytes) -> memoryview | None:
-    if value is None or not value.startswith(LIST + generation):
-        return None
-    return memoryview(value)[1 + GENERATION_LENGTH :]
-
-
-def _state(value: bytes | None) -> State | None:
-    if value is None:
-        return None
-    generation, _, version = value.partition(b":")
-    return State(generation, int(version))
-
-
-def _new_generation() -> bytes:
-    return secrets.token_urlsafe(9).encode()

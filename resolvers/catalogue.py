@@ -6,7 +6,8 @@ import logging
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import catalogue
-from db.cache import Cache, State
+from db.cache import Cache
+from db.cache_format import State
 from db.clock import Clock, ticks
 from db.segments import Segment
 

@@ -8,7 +8,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import memberships
-from db.cache import Cache, Leased, State
+from db.cache import Cache, Leased
+from db.cache_format import State
 from db.clock import Clock
 from db.memberships import Membership, Packed
 from resolvers.catalogue import Catalogue

@@ -13,7 +13,8 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections
-from db.cache import Cache, State
+from db.cache import Cache
+from db.cache_format import State
 from db.clock import Clock
 from resolvers.catalogue import Catalogue
 from server.embedded import Servers

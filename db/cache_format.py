@@ -1,0 +1,76 @@
+"""What lies under which key in Redis, and the scripts that change it in one step."""
+
+import secrets
+from dataclasses import dataclass
+
+STATE = b"segmentql:state"
+USER = b"segmentql:user:"
+# First byte of a user's key; the generation follows.
+LIST, LEASE = b"V", b"L"
+GENERATION_LENGTH = 12
+
+# For each key what is there, or '' when it was free and now holds the caller's lease.
+TAKE_LEASES = """
+local generation, found = ARGV[2], {}
+for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if value and string.sub(value, 2, 1 + #generation) == generation then
+    found[i] = value
+  else
+    redis.call('SET', key, ARGV[1], 'PX', ARGV[3])
+    found[i] = ''
+  end
+end
+return found
+"""
+# A list is stored only where the caller's own lease still is: whoever changed the user meanwhile has removed it.
+FILL = """
+local stored = 0
+for i, key in ipairs(KEYS) do
+  if redis.call('GET', key) == ARGV[1] then
+    redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
+    stored = stored + 1
+  end
+end
+return stored
+"""
+# Two processes may announce in either order: the version only rises. Without a state a new generation begins.
+ANNOUNCE = """
+local state = redis.call('GET', KEYS[1])
+if state then
+  local generation, version = string.match(state, '^(.-):(%d+)$')
+  if tonumber(version) < tonumber(ARGV[2]) then
+    redis.call('SET', KEYS[1], generation .. ':' .. ARGV[2])
+  end
+else
+  redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2])
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    generation: bytes
+    catalogue_version: int
+
+
+def key(user_id: str) -> bytes:
+    return USER + user_id.encode()
+
+
+def parse_list(value: bytes | None, generation: bytes) -> memoryview | None:
+    """The packed list, if there is one that counts under this generation."""
+    if value is None or not value.startswith(LIST + generation):
+        return None
+    return memoryview(value)[1 + GENERATION_LENGTH :]
+
+
+def parse_state(value: bytes | None) -> State | None:
+    if value is None:
+        return None
+    generation, _, version = value.partition(b":")
+    return State(generation, int(version))
+
+
+def new_generation() -> bytes:
+    return secrets.token_urlsafe(9).encode()
