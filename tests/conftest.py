@@ -28,6 +28,14 @@ ROOT = Path(__file__).parent.parent
 TABLES = "memberships, membership_events, operations, segments"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests want to be seen, from every worker."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "printed":
+                terminalreporter.write_line(str(value))
+
+
 class Ask(Protocol):
     """Send one operation; its `data` is returned, and errors fail the test."""
 
