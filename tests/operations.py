@@ -1,6 +1,7 @@
 """The operations that tests send, and the few things they all look up."""
 
 import itertools
+from datetime import datetime
 from typing import Any
 
 from conftest import Client
@@ -74,6 +75,12 @@ async def state(redis: Redis) -> bytes:
     found = await redis.get("segmentql:state")
     assert isinstance(found, bytes)
     return found
+
+
+async def database_clock(engine: AsyncEngine) -> datetime:
+    async with engine.connect() as conn:
+        clock: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    return clock
 
 
 async def count(engine: AsyncEngine, table: str) -> int:

@@ -22,6 +22,7 @@ import httpx
 import pytest
 from databases import fresh, query, sql
 from operations import CREATE, MEMBERSHIPS, SEGMENTS, new_key
+from processes import processes
 
 from db import connections, migrate
 from server import database, embedded
@@ -461,18 +462,6 @@ def workers_of(service: Service) -> list[int]:
     """Its server processes; Python's own helper for shared resources is not one."""
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def processes(place: Path) -> list[int]:
-    """Those that work below a place; zombies do not."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").readlink().is_relative_to(place):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> bool:

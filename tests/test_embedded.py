@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from processes import processes
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -470,18 +471,6 @@ def command(servers: embedded.Servers, *words: str) -> Any:
 
 def note_of(place: Path) -> Path:
     return place / "data" / "postgres" / "postmaster.pid"
-
-
-def processes(place: Path) -> list[int]:
-    """Those that work below a place; zombies do not."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cwd").readlink().is_relative_to(place):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
 
 
 def until(true: Callable[[], bool], seconds: float = 20) -> bool:

@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 from conftest import Client, Serve
-from operations import CHANGE, CREATE, DELETE, HISTORY, change, count, create, differences, history, new_key, slugs
+from operations import (
+    CHANGE,
+    CREATE,
+    DELETE,
+    HISTORY,
+    change,
+    count,
+    create,
+    database_clock,
+    differences,
+    history,
+    new_key,
+    slugs,
+)
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from strawberry import UNSET
@@ -54,12 +67,6 @@ async def test_a_retry_may_ask_for_other_fields(client: Client) -> None:
     assert answer["createSegment"]["replayed"] is True
 
 
-async def _now(engine: AsyncEngine) -> datetime:
-    async with engine.connect() as conn:
-        now: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
-    return now
-
-
 async def test_a_retry_is_good_even_when_the_first_call_would_now_be_refused(
     client: Client, engine: AsyncEngine
 ) -> None:
@@ -69,7 +76,7 @@ async def test_a_retry_is_good_even_when_the_first_call_would_now_be_refused(
     first = await change(client, 7, **input)
     assert (first["added"], first["userErrors"]) == (["A"], [])
     await client.ask(DELETE, slug="A", key=new_key())
-    while await _now(engine) <= soon:
+    while await database_clock(engine) <= soon:
         await asyncio.sleep(0.05)
     again = await change(client, 7, **input)
     assert (again["replayed"], again["added"], again["userErrors"]) == (True, ["A"], [])

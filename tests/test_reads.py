@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import Client, Serve
-from operations import UPDATE, change, create, delete, memberships, new_key, slugs, state
+from operations import UPDATE, change, create, database_clock, delete, memberships, new_key, slugs, state
 from redis.asyncio import Redis
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -127,19 +127,13 @@ async def test_an_expiry_that_passes_while_cached_ends_the_membership_on_the_nex
     await change(client, 7, add=["A"], expiresAt=ends.isoformat())
     await change(client, 7, add=["B"])
     assert await slugs(client, 7) == ["A", "B"]
-    while await _database_clock(engine) < ends:
+    while await database_clock(engine) < ends:
         found = await slugs(client, 7)
-        assert found == ["A", "B"] or await _database_clock(engine) >= ends - timedelta(milliseconds=50)
+        assert found == ["A", "B"] or await database_clock(engine) >= ends - timedelta(milliseconds=50)
         await asyncio.sleep(0.02)
     assert await slugs(client, 7) == ["B"]
     answer = await client.ask('{ user(id: 7) { isIn(slug: "A") } }')
     assert answer["user"]["isIn"] is False
-
-
-async def _database_clock(engine: AsyncEngine) -> datetime:
-    async with engine.connect() as conn:
-        clock: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
-    return clock
 
 
 async def test_a_hundred_users_of_one_query_take_one_command_and_one_statement(
