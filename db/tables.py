@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -39,6 +40,31 @@ class MembershipAction(StrEnum):
     REMOVED = "REMOVED"
     EXPIRY_CHANGED = "EXPIRY_CHANGED"
     ADDED = "ADDED"
+
+
+class TaskKind(StrEnum):
+    """What a background task does."""
+
+    REPORT = "REPORT"
+    SEGMENT_CLEANUP = "SEGMENT_CLEANUP"
+
+
+class TaskStatus(StrEnum):
+    """How far a background task has come."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+class RunState(StrEnum):
+    """How far a run of a scheduled job has come."""
+
+    RUNNING = "RUNNING"
+    FAILED = "FAILED"
+    FINISHED = "FINISHED"
 
 
 # One row. Every change of a segment raises the version in its own transaction, so segment changes commit one
@@ -116,4 +142,77 @@ operations = Table(
     Column("result", JSONB),
     Column("at", instant, nullable=False, server_default=text("now()")),
     UniqueConstraint("client", "idempotency_key", name="operations_key"),
+    # For giving keys up once their retention is over.
+    Index("operations_keyed", "at", postgresql_where=text("idempotency_key IS NOT NULL")),
+)
+
+# Work that nobody waits for: what callers poll, and the queue that workers take from.
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Uuid, primary_key=True, server_default=text("uuidv7()")),
+    Column("kind", Enum(TaskKind, name="task_kind"), nullable=False),
+    Column("status", Enum(TaskStatus, name="task_status"), nullable=False, server_default=text("'QUEUED'")),
+    # Whose it is.
+    Column("client", identifier, nullable=False),
+    # Null when a job has made it.
+    Column("operation_id", BigInteger),
+    # What a cleanup cleans up.
+    Column("segment_id", Integer),
+    Column("args", JSONB, nullable=False, server_default=text("'{}'")),
+    # Rises with every claim. Whoever works on the task writes only while it is still theirs.
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    # Attempts that failed, or whose worker was not heard of again.
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("rows_done", BigInteger, nullable=False, server_default=text("0")),
+    # Null when it cannot be known.
+    Column("rows_total", BigInteger),
+    Column("result", JSONB),
+    Column("error", Text),
+    Column("created_at", instant, nullable=False, server_default=text("now()")),
+    # Not to be claimed before.
+    Column("run_after", instant, nullable=False, server_default=text("now()")),
+    Column("started_at", instant),
+    Column("heartbeat_at", instant),
+    Column("finished_at", instant),
+    # When its file, if it made one, was past its retention.
+    Column("file_removed_at", instant),
+    Index("tasks_unfinished", "id", postgresql_where=text("status IN ('QUEUED', 'RUNNING')")),
+    Index("tasks_client", "client", "id"),
+    Index("tasks_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    # One at a time for each segment.
+    Index(
+        "tasks_cleanup",
+        "segment_id",
+        unique=True,
+        postgresql_where=text("kind = 'SEGMENT_CLEANUP' AND status IN ('QUEUED', 'RUNNING')"),
+    ),
+)
+
+# What the clock has caused: the row decides who runs a slot, and is its record.
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("job", Text, nullable=False),
+    # When it was due; of a run by hand, when that began.
+    Column("slot", instant, nullable=False),
+    Column("state", Enum(RunState, name="run_state"), nullable=False),
+    # Host and process.
+    Column("runner", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default=text("1")),
+    Column("started_at", instant, nullable=False),
+    Column("heartbeat_at", instant, nullable=False),
+    Column("finished_at", instant),
+    # How many of what.
+    Column("stats", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("error", Text),
+    PrimaryKeyConstraint("job", "slot", name="job_runs_pkey"),
+)
+
+# What processes share and nobody else knows.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )

@@ -1,0 +1,117 @@
+"""The runs of scheduled jobs: a row decides who runs a slot, and is the record of it."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db.tables import RunState
+
+# A runner that was not heard of for so long has died.
+LEASE_SECONDS = 60
+Stats = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is somebody's."""
+
+    job: str
+    slot: datetime
+    attempt: int
+    # How many of what so far; counts of runners that died are kept.
+    stats: Stats = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run as it was left."""
+
+    slot: datetime
+    state: RunState
+    runner: str
+    started_at: datetime
+    finished_at: datetime | None
+    stats: Stats
+
+
+# Nothing is written, and nobody waits, once the slot is finished.
+CLAIM = text(f"""
+    INSERT INTO job_runs AS run (job, slot, state, runner, started_at, heartbeat_at)
+    SELECT :job, slot, 'RUNNING', :runner, now(), now()
+    FROM (SELECT date_trunc('day', now(), 'UTC') AS slot) AS due
+    WHERE NOT EXISTS (SELECT FROM job_runs WHERE job = :job AND slot = due.slot AND state = 'FINISHED')
+    ON CONFLICT (job, slot) DO UPDATE
+    SET state = 'RUNNING', runner = excluded.runner, attempt = run.attempt + 1, heartbeat_at = excluded.heartbeat_at,
+        error = NULL
+    WHERE run.state <> 'FINISHED' AND run.heartbeat_at < excluded.heartbeat_at - interval '{LEASE_SECONDS} seconds'
+    RETURNING job, slot, attempt, stats
+""").columns(stats=JSONB)
+
+
+async def claim(tx: AsyncConnection, job: str, runner: str) -> Run | None:
+    """Take the last midnight's run (UTC), by the database's clock, if nobody has finished it or is at it."""
+    result = await tx.execute(CLAIM, {"job": job, "runner": runner})
+    row = result.one_or_none()
+    return None if row is None else Run(*row)
+
+
+async def begin_by_hand(tx: AsyncConnection, job: str, runner: str) -> Run:
+    """A run that nothing but a person has caused."""
+    result = await tx.execute(
+        text("""
+            INSERT INTO job_runs (job, slot, state, runner, started_at, heartbeat_at)
+            VALUES (:job, clock_timestamp(), 'RUNNING', :runner, now(), now()) RETURNING job, slot, attempt, stats
+        """).columns(stats=JSONB),
+        {"job": job, "runner": runner},
+    )
+    return Run(*result.one())
+
+
+async def advance(tx: AsyncConnection, run: Run, stats: Stats) -> bool:
+    """Note how far it is, in the transaction that got there; False when the run is somebody else's by now."""
+    return await _mine(tx, run, "stats = :stats, heartbeat_at = now()", stats)
+
+
+async def finish(tx: AsyncConnection, run: Run, stats: Stats) -> bool:
+    """End it; False when the run is somebody else's by now."""
+    change = "stats = :stats, heartbeat_at = now(), state = 'FINISHED', finished_at = clock_timestamp()"
+    return await _mine(tx, run, change, stats)
+
+
+async def fail(tx: AsyncConnection, run: Run, stats: Stats, error: str) -> None:
+    """Note why it failed. The next to claim it goes on."""
+    await _mine(tx, run, "stats = :stats, heartbeat_at = now(), state = 'FAILED', error = :error", stats, error=error)
+
+
+async def release(tx: AsyncConnection, run: Run, stats: Stats) -> None:
+    """Leave it, unfinished, to whoever comes next, at once."""
+    await _mine(tx, run, "stats = :stats, heartbeat_at = '-infinity'", stats)
+
+
+async def _mine(tx: AsyncConnection, run: Run, change: str, stats: Stats, **values: object) -> bool:
+    result = await tx.execute(
+        text(
+            f"""
+                UPDATE job_runs SET {change}
+                WHERE job = :job AND slot = :slot AND attempt = :attempt AND state = 'RUNNING'
+            """
+        ).bindparams(bindparam("stats", type_=JSONB)),
+        {"job": run.job, "slot": run.slot, "attempt": run.attempt, "stats": stats, **values},
+    )
+    return bool(result.rowcount)
+
+
+async def last_finished(conn: AsyncConnection, job: str) -> Record | None:
+    """The run that ended last."""
+    result = await conn.execute(
+        text("""
+            SELECT slot, state, runner, started_at, finished_at, stats FROM job_runs
+            WHERE job = :job AND state = 'FINISHED' ORDER BY finished_at DESC LIMIT 1
+        """).columns(stats=JSONB),
+        {"job": job},
+    )
+    row = result.one_or_none()
+    return None if row is None else Record(row[0], RunState(row[1]), *row[2:])
