@@ -31,6 +31,17 @@ WRITING = SESSION | {
 }
 # Shorter than the lease that a cache fill holds (db/cache.py).
 READING = SESSION | {"statement_timeout": "2500", "default_transaction_read_only": "on"}
+# For what takes as long as it takes and holds no lock that anybody waits for: a report, a look at everything. Whoever
+# asks has to see for himself that it goes on.
+EXPORTING = SESSION | {
+    "default_transaction_read_only": "on",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",
+    # Sorting a report takes it once; what does not fit goes to disk.
+    "work_mem": "64MB",
+    "tcp_keepalives_idle": "30",
+}
 
 
 def url(value: str) -> URL:
@@ -49,13 +60,21 @@ def reader(database_url: str, pool_size: int) -> AsyncEngine:
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
+def exporter(database_url: str, pool_size: int) -> AsyncEngine:
+    """For reports and checks: long statements, none of which can write."""
+    engine = _engine(database_url, pool_size, EXPORTING, command_timeout=None)
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
 async def is_standby(conn: AsyncConnection) -> bool:
     """Whether the server repeats what another one writes, and can be written to by nobody else."""
     standby: bool = (await conn.execute(text("SELECT pg_is_in_recovery()"))).scalar_one()
     return standby
 
 
-def _engine(database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float) -> AsyncEngine:
+def _engine(
+    database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float | None
+) -> AsyncEngine:
     engine = create_async_engine(
         url(database_url),
         pool_size=pool_size,

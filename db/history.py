@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db import endings
 from db.tables import MembershipAction
 
 
@@ -31,24 +32,18 @@ class Position:
 
 # Memberships that have ended, by expiry or with their segment, and still wait for the job that moves them out are
 # shown as the events that the job will write. The newest partitions come first, so a first page reads only those.
-OF_USER = text("""
+OF_USER = text(f"""
     WITH written AS (
         SELECT segment_id, action, at, expires_at, operation_id
         FROM membership_events
         WHERE user_id = :user_id AND at >= :since AND at < :until AND at <= :before_at
           AND (at, action, segment_id) < (:before_at, CAST(:before_action AS membership_action), :before_id)
         ORDER BY at DESC, action DESC, segment_id DESC LIMIT :limit
-    ), ended AS (
-        SELECT m.segment_id, least(m.expires_at, s.deleted_at) AS at,
-               CASE WHEN s.deleted_at < m.expires_at THEN s.deleted_by END AS deleted_by
-        FROM memberships AS m JOIN segments AS s ON s.id = m.segment_id
-        WHERE m.user_id = :user_id AND least(m.expires_at, s.deleted_at) <= now()
     ), waiting AS (
-        SELECT segment_id,
-               CAST(CASE WHEN deleted_by IS NULL THEN 'EXPIRED' ELSE 'SEGMENT_DELETED' END AS membership_action)
-                   AS action,
-               at, CAST(NULL AS timestamptz) AS expires_at, deleted_by AS operation_id
-        FROM ended
+        SELECT m.segment_id, {endings.ACTION} AS action, {endings.AT} AS at, CAST(NULL AS timestamptz) AS expires_at,
+               {endings.OPERATION_ID} AS operation_id
+        FROM memberships AS m JOIN segments AS s ON s.id = m.segment_id
+        WHERE m.user_id = :user_id AND {endings.AT} <= now()
     )
     SELECT e.segment_id, s.slug, e.action, e.at, nullif(e.expires_at, 'infinity'), coalesce(o.client, 'purge')
     FROM (

@@ -7,6 +7,8 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from db.partitions import OLDEST
+
 SETTLE = text("UPDATE operations SET result = :result WHERE id = :id").bindparams(bindparam("result", type_=JSONB))
 
 
@@ -49,3 +51,34 @@ async def by_key(conn: AsyncConnection, client: str, key: str) -> Recorded | Non
 async def settle(tx: AsyncConnection, operation_id: int, result: dict[str, Any]) -> None:
     """Keep what came of the operation, in its own transaction."""
     await tx.execute(SETTLE, {"id": operation_id, "result": result})
+
+
+async def give_up_keys(tx: AsyncConnection, *, hours: int, limit: int) -> int:
+    """Let up to `limit` keys that are older than so many hours be used anew; what they did stays on record."""
+    result = await tx.execute(
+        text("""
+            UPDATE operations SET idempotency_key = NULL
+            WHERE id = ANY (ARRAY(
+                SELECT id FROM operations
+                WHERE idempotency_key IS NOT NULL AND at < now() - make_interval(hours => :hours)
+                ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED
+            ))
+        """),
+        {"hours": hours, "limit": limit},
+    )
+    return result.rowcount
+
+
+async def delete_unexplaining(tx: AsyncConnection, *, limit: int) -> int:
+    """Forget those of the `limit` oldest operations that are older than all history, and whose keys are given up."""
+    # An event is dated later than its operation, in the same transaction: an hour is more than any takes.
+    result = await tx.execute(
+        text(f"""
+            DELETE FROM operations WHERE id = ANY (ARRAY(
+                SELECT id FROM (SELECT id, at, idempotency_key FROM operations ORDER BY id LIMIT :limit) AS oldest
+                WHERE idempotency_key IS NULL AND at < ({OLDEST}) - interval '1 hour'
+            ))
+        """),
+        {"limit": limit},
+    )
+    return result.rowcount

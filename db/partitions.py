@@ -1,5 +1,7 @@
 """The monthly partitions of `membership_events`: made ahead of time, so that no write ever finds its month missing."""
 
+from datetime import datetime
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,6 +25,13 @@ MISSING = text("""
     ORDER BY month
 """)
 
+# The instant from which on there is history.
+OLDEST = """
+    SELECT min(to_timestamp(right(relname, 7) || ' +00', 'YYYY_MM TZH'))
+    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = to_regclass('membership_events')
+"""
+
 
 async def missing(conn: AsyncConnection, ahead: int = AHEAD) -> list[str]:
     """The months, as YYYY_MM, that have no partition, from the oldest that has one to `ahead` months from now."""
@@ -41,3 +50,43 @@ async def make(tx: AsyncConnection, ahead: int = AHEAD) -> list[str]:
         bounds = f"FROM ('{row.month}Z') TO ('{row.end}Z')"
         await tx.execute(text(f"ALTER TABLE membership_events ATTACH PARTITION {name} FOR VALUES {bounds}"))
     return [row.name for row in made]
+
+
+async def oldest(conn: AsyncConnection) -> datetime | None:
+    """The instant from which on there is history; None when there is no partition."""
+    instant: datetime | None = (await conn.execute(text(OLDEST))).scalar_one()
+    return instant
+
+
+async def past(conn: AsyncConnection, months: int) -> list[str]:
+    """The months, as YYYY_MM, whose partitions lie more than so many whole months before this one, the oldest first."""
+    result = await conn.execute(
+        text("""
+            SELECT right(relname, 7) AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+            WHERE inhparent = to_regclass('membership_events') AND right(relname, 7)
+                < to_char(now() AT TIME ZONE 'UTC' - make_interval(months => :months), 'YYYY_MM')
+            ORDER BY name
+        """),
+        {"months": months},
+    )
+    return list(result.scalars())
+
+
+async def drop(tx: AsyncConnection, month: str) -> int:
+    """Drop the month's partition, with all events in it: 1, or 0 while a membership that ended by then still waits to
+    become an event.
+    """
+    needed = await tx.execute(
+        text("""
+            SELECT EXISTS (SELECT FROM memberships WHERE expires_at < ended.by)
+                OR EXISTS (SELECT FROM segments WHERE deleted_at < ended.by AND cleaned_at IS NULL)
+            FROM (SELECT to_timestamp(:month || ' +00', 'YYYY_MM TZH') + interval '1 month' AS by) AS ended
+        """),
+        {"month": month},
+    )
+    if needed.scalar_one():
+        return 0
+    # Everybody who reads or writes history waits behind us while we wait.
+    await tx.execute(text("SET LOCAL lock_timeout = '250ms'"))
+    await tx.execute(text(f"DROP TABLE membership_events_{month}"))
+    return 1
