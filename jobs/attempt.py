@@ -1,0 +1,34 @@
+"""One attempt at a task, as whoever does the work sees it."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from db import tasks
+from db.files import Files
+from db.tables import TaskKind
+from db.tasks import Claim
+
+
+class LostError(Exception):
+    """The task is somebody else's by now, or was canceled: nothing that we write counts any more."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    claim: Claim
+    # For short transactions.
+    writer: AsyncEngine
+    # For long statements that only read.
+    exporter: AsyncEngine
+    files: Files
+    rows_done: int = 0
+
+    def __post_init__(self) -> None:
+        self.rows_done = self.claim.rows_done
+
+    async def beat(self, tx: AsyncConnection) -> bool:
+        # A cleanup counts in the transactions that do the rows: a heartbeat must not say less, or more.
+        if self.claim.kind is TaskKind.SEGMENT_CLEANUP:
+            return await tasks.advance(tx, self.claim, 0)
+        return await tasks.beat(tx, self.claim, self.rows_done)
