@@ -1,7 +1,7 @@
 """What every resolver is given besides its arguments."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,6 +13,7 @@ from db.cache import Cache
 from resolvers.catalogue import Catalogue
 from resolvers.errors import LimitExceeded
 from resolvers.idempotency import Operations
+from resolvers.links import Links
 from resolvers.reads import Reads
 
 
@@ -28,6 +29,8 @@ class Limits:
     changes: int
     # Items of all lists of one answer together.
     nodes: int
+    # Users, and segments, that one report can be narrowed to.
+    report_items: int
 
 
 class Budget:
@@ -54,6 +57,11 @@ class Context:
     reads: Reads
     operations: Operations
     limits: Limits
+    links: Links
+    # Tells this process's worker, if it has one, that there is a new task.
+    wake: Callable[[], None]
+    # What callers have to put in front of our paths.
+    origin: Callable[[], str]
     # Whose mutations and keys these are.
     client: str
 

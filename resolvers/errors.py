@@ -13,6 +13,8 @@ class UserErrorCode(StrEnum):
     SEGMENT_NOT_FOUND = "SEGMENT_NOT_FOUND"
     CONFLICTING_CHANGE = "CONFLICTING_CHANGE"
     TOO_MANY_ITEMS = "TOO_MANY_ITEMS"
+    TASK_NOT_FOUND = "TASK_NOT_FOUND"
+    NOT_CANCELABLE = "NOT_CANCELABLE"
     IDEMPOTENCY_KEY_INVALID = "IDEMPOTENCY_KEY_INVALID"
     IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
     IDEMPOTENCY_IN_PROGRESS = "IDEMPOTENCY_IN_PROGRESS"
@@ -55,6 +57,14 @@ def too_many_items(found: int, limit: int, *path: str) -> UserError:
     return UserError(
         UserErrorCode.TOO_MANY_ITEMS, f"The list has {found} items, at most {limit} are allowed.", list(path)
     )
+
+
+def task_not_found(task_id: str) -> UserError:
+    return UserError(UserErrorCode.TASK_NOT_FOUND, f"You have no task {task_id}.", ["id"])
+
+
+def not_cancelable(why: str) -> UserError:
+    return UserError(UserErrorCode.NOT_CANCELABLE, why, ["id"])
 
 
 def key_invalid() -> UserError:

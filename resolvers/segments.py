@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import strawberry
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db import segments
+from db import segments, tasks
 from db.segments import Segment
+from db.tables import TaskKind
 from resolvers.connections import Connection, bad_cursor, connection, decode_cursor, encode_cursor, page_size
 from resolvers.context import After, First, IdempotencyKey, Info
 from resolvers.errors import Refused, UserError, segment_exists, segment_not_found
@@ -137,9 +138,18 @@ async def delete_segment(info: Info, slug: LiveSlug, idempotency_key: Idempotenc
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
         segment_id = await _lock(tx, slug)
         await segments.delete(tx, segment_id, operation_id)
+        await tasks.insert(
+            tx,
+            TaskKind.SEGMENT_CLEANUP,
+            client=info.context.client,
+            operation_id=operation_id,
+            segment_id=segment_id,
+        )
         return {"segment_id": segment_id}
 
-    return await _change(info, idempotency_key, {"slug": slug}, wrong_slug(slug, "slug"), work)
+    payload = await _change(info, idempotency_key, {"slug": slug}, wrong_slug(slug, "slug"), work)
+    info.context.wake()
+    return payload
 
 
 async def _lock(tx: AsyncConnection, slug: str) -> int:

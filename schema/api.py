@@ -9,11 +9,11 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
-from resolvers import memberships, segments, users
+from resolvers import memberships, reports, segments, tasks, users
 from schema.fields import leave_defaults_of_null_unsaid, resolved_by
-from schema.payloads import ChangeUserSegmentsPayload, SegmentPayload
-from schema.scalars import DateTime
-from schema.types import Segment, SegmentConnection, User
+from schema.payloads import ChangeUserSegmentsPayload, SegmentPayload, TaskPayload
+from schema.scalars import BIG_INT, BigInt, DateTime
+from schema.types import Segment, SegmentConnection, Task, TaskConnection, User
 
 
 @strawberry.type(description="What can be asked. Nothing here changes anything.")
@@ -24,6 +24,8 @@ class Query:
     users: list[User] = resolved_by(users.users, "Up to 100 users, answered in the order asked.")
     segment: Segment | None = resolved_by(segments.segment, "A live segment, or null.")
     segments: SegmentConnection = resolved_by(segments.list_segments, "Segments, ordered by slug.")
+    task: Task | None = resolved_by(tasks.task, "A background task of yours, for polling; null when you have no such.")
+    tasks: TaskConnection = resolved_by(tasks.list_tasks, "Your background tasks, the newest first.")
 
 
 @strawberry.type(
@@ -43,6 +45,16 @@ class Mutation:
     change_user_segments: ChangeUserSegmentsPayload = resolved_by(
         memberships.change_user_segments, "Adds one user to segments and removes it from others, all or nothing."
     )
+    generate_report: TaskPayload = resolved_by(
+        reports.generate_report,
+        "Starts a CSV report of membership history; poll `task`, then download its file. One line for each event of "
+        "the period, ordered by user, then instant, under the header `user_id,segment,operation,at`; instants are UTC. "
+        "An id that begins with `=`, `+`, `-`, `@` or an apostrophe, which a spreadsheet might run, has an apostrophe "
+        "put in front. Two reports of a period that was over are the same, byte for byte.",
+    )
+    cancel_task: TaskPayload = resolved_by(
+        tasks.cancel_task, "Calls a task off. What it has made so far is thrown away."
+    )
 
 
 class Schema(strawberry.Schema):
@@ -55,7 +67,7 @@ def schema(extensions: Iterable[Callable[[], SchemaExtension]] = ()) -> Schema:
         query=Query,
         mutation=Mutation,
         extensions=list(extensions),
-        config=StrawberryConfig(scalar_map={datetime: DateTime}),
+        config=StrawberryConfig(scalar_map={datetime: DateTime, BigInt: BIG_INT}),
     )
     leave_defaults_of_null_unsaid(built._schema)  # noqa: SLF001  # the one way to graphql-core's schema
     return built

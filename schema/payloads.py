@@ -4,7 +4,7 @@ import strawberry
 
 from resolvers.errors import UserErrorCode
 from schema.fields import any_record, described
-from schema.types import Segment, User
+from schema.types import Segment, Task, User
 
 
 @strawberry.type(description="Something that the caller got wrong.")
@@ -40,3 +40,10 @@ class ChangeUserSegmentsPayload(MutationPayload):
     updated: list[str] = described("Slugs of memberships whose expiry moved.")
     removed: list[str] = described("Slugs of memberships that ended.")
     unchanged: list[str] = described("Slugs that were asked for and already were so.")
+
+
+@strawberry.type(description="A background task that was started or called off.")
+class TaskPayload(MutationPayload):
+    is_type_of = staticmethod(any_record)
+
+    task: Task | None = described("The task as it is now; null when there are userErrors, or it was forgotten since.")

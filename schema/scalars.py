@@ -16,6 +16,8 @@ WHAT = (
 
 # The database's driver means `infinity` by it.
 TAKEN = datetime.max.replace(tzinfo=UTC)
+# Beyond it a JSON number may stand for several.
+LARGEST = 2**53
 
 
 def parse_instant(value: object) -> datetime:
@@ -34,6 +36,15 @@ def print_instant(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def parse_big_int(value: object) -> int:
+    # A JSON number may say that it is whole and be written with a point. True is a number to Python alone.
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST:
+        raise GraphQLError("A BigInt is a whole number from -2^53 to 2^53.")
+    return value
+
+
 DateTime = strawberry.scalar(
     name="DateTime",
     description=(
@@ -43,4 +54,16 @@ DateTime = strawberry.scalar(
     specified_by_url="https://www.rfc-editor.org/rfc/rfc3339",
     serialize=print_instant,
     parse_value=parse_instant,
+)
+
+
+class BigInt(int):
+    """What a field's type says where a number may be larger than GraphQL's Int."""
+
+
+BIG_INT = strawberry.scalar(
+    name="BigInt",
+    description="A whole number up to 2^53, sent as a JSON number.",
+    serialize=int,
+    parse_value=parse_big_int,
 )

@@ -5,12 +5,13 @@ from datetime import datetime
 import strawberry
 
 from db.memberships import MembershipSource
-from db.tables import MembershipAction
-from resolvers import users
+from db.tables import MembershipAction, TaskKind, TaskStatus
+from resolvers import tasks, users
 from resolvers.errors import UserErrorCode
 from resolvers.users import Freshness
 from schema.enums import enum
 from schema.fields import described, resolved_by
+from schema.scalars import BigInt
 
 enum(
     Freshness,
@@ -42,9 +43,26 @@ enum(
     SEGMENT_NOT_FOUND="No live segment has this slug. Each unknown slug has an error of its own.",
     CONFLICTING_CHANGE="The same slug is to be added and removed.",
     TOO_MANY_ITEMS="The list is longer than the limit that `message` states.",
+    TASK_NOT_FOUND="You have no task of this id.",
+    NOT_CANCELABLE="The task has ended already, or is one that cannot be called off.",
     IDEMPOTENCY_KEY_INVALID="The key is not 8 to 128 printable ASCII characters.",
     IDEMPOTENCY_KEY_REUSED="The key was used before, with other arguments or for another mutation.",
     IDEMPOTENCY_IN_PROGRESS="A mutation with this key is still at work; ask again with the same key.",
+)
+enum(
+    TaskKind,
+    "What a background task does.",
+    REPORT="Writes membership history into a CSV file.",
+    SEGMENT_CLEANUP="Moves the memberships of a deleted segment into history; answers leave them out already.",
+)
+enum(
+    TaskStatus,
+    "How far a background task has come.",
+    QUEUED="It waits for a worker.",
+    RUNNING="A worker is at it.",
+    SUCCEEDED="It is done.",
+    FAILED="It was given up; `error` says why.",
+    CANCELED="It was called off.",
 )
 
 
@@ -126,3 +144,48 @@ class User:
     history: MembershipEventConnection = resolved_by(
         users.user_history, "Every begin, change of expiry and end of the user's memberships, newest first."
     )
+
+
+@strawberry.type(description="What a task has made. Kept for a week, unless the operator set something else.")
+class TaskFile:
+    url: str = described(
+        "Where to download it, for whoever has the link, until `urlExpiresAt`. Made anew each time it is asked for."
+    )
+    url_expires_at: datetime = described("The first instant at which the link is refused. Ask again for another.")
+    bytes: BigInt = described("The file's size.")
+    rows: BigInt = described("Its lines without the header.")
+    sha256: str = described("The SHA-256 of its bytes, in 64 hexadecimal digits.")
+
+
+@strawberry.type(description="Work that goes on in the background.")
+class Task:
+    id: strawberry.ID = described("For polling.")
+    kind: TaskKind = described("What it does.")
+    status: TaskStatus = described("How far it has come.")
+    progress: float | None = described(
+        "0 to 1 while running, when it can be known: of a cleanup it can, of a report not."
+    )
+    rows_done: BigInt = described("Events written, or memberships moved, so far; at most two seconds old.")
+    created_at: datetime = described("When it was asked for.")
+    started_at: datetime | None = described("When a worker took it first; null while it waits.")
+    finished_at: datetime | None = described("When it ended, in whatever way; null until then.")
+    poll_after_ms: int | None = described(
+        "How long a poller should wait before it asks again, in milliseconds; null when the task has ended."
+    )
+    file: TaskFile | None = resolved_by(
+        tasks.file, "The result of a report, once SUCCEEDED; null again when the file was removed after its time."
+    )
+    error: str | None = described("Why it FAILED, in a sentence.")
+
+
+@strawberry.type(description="A task's place in a list.")
+class TaskEdge:
+    node: Task = described("The task.")
+    cursor: str = described("Its place, for `after`. Opaque.")
+
+
+@strawberry.type(description="A page of tasks, the newest first.")
+class TaskConnection:
+    edges: list[TaskEdge] = described("The tasks with their cursors.")
+    nodes: list[Task] = described("The tasks alone.")
+    page_info: PageInfo = described("Where the page lies.")
