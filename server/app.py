@@ -1,24 +1,26 @@
 """The application, put together on one screen."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from db import connections
+from db import connections, secrets
 from db.cache import Cache
 from db.clock import Clock
-from jobs import schedule
+from db.files import Files
 from resolvers.catalogue import Catalogue
 from resolvers.context import Budget, Context
 from resolvers.idempotency import Operations
+from resolvers.links import Links
 from resolvers.reads import Reads
 from schema.api import schema
-from server import graphiql, health
+from server import background, downloads, graphiql, health
 from server.documents import Documents
 from server.graphql import GraphQLView
 from server.middleware import BodyLimit, StandardHeaders
@@ -30,7 +32,7 @@ ANONYMOUS = "anonymous"
 
 def create_app(settings: Settings) -> Starlette:
     documents = Documents(settings.document_limits)
-    view = GraphQLView(schema([documents.extension]), settings.execution_timeout)
+    view = GraphQLView(schema([documents.extension]), settings.execution_timeout, settings.public_url)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -38,7 +40,7 @@ def create_app(settings: Settings) -> Starlette:
             yield {"context": context}
 
     return Starlette(
-        routes=[Route("/graphql", view), *health.ROUTES, *graphiql.ROUTES],
+        routes=[Route("/graphql", view), *downloads.ROUTES, *health.ROUTES, *graphiql.ROUTES],
         middleware=[Middleware(StandardHeaders), Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
         lifespan=lifespan,
     )
@@ -58,9 +60,14 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
     others = max(1, (settings.read_pool_size - 1) // 2)
     reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1 - others)
     operations = Operations(writer)
+    files = Files(settings.store)
     try:
         await catalogue.refresh()
-        async with cache.running(), schedule.running(writer):
+        async with reader.connect() as conn:
+            secret = await secrets.by_name(conn, secrets.LINKS)
+        async with AsyncExitStack() as ending:
+            await ending.enter_async_context(cache.running())
+            wake = await _background(ending, settings, writer, files)
             poll = asyncio.create_task(catalogue.poll())
             yield Context(
                 reader,
@@ -71,6 +78,9 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
                 reads,
                 operations,
                 settings.limits,
+                Links(files, secret, settings.link_minutes * 60),
+                wake,
+                str,
                 ANONYMOUS,
             )
             await operations.finish()
@@ -81,3 +91,18 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
     finally:
         await writer.dispose()
         await reader.dispose()
+
+
+async def _background(
+    ending: AsyncExitStack, settings: Settings, writer: AsyncEngine, files: Files
+) -> Callable[[], None]:
+    """Begin what goes on besides requests; returns how to tell that there is a new task."""
+    if settings.serve_tasks == 0:
+        await ending.enter_async_context(background.keeping(writer))
+        return _nothing
+    worker = await ending.enter_async_context(background.working(settings, files, settings.serve_tasks))
+    return worker.wake
+
+
+def _nothing() -> None:
+    pass

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from schema.api import schema as api_schema
-from server import database, embedded, logs
+from server import database, embedded, logs, upkeep, working
 from server import serve as serving
 from server.settings import Settings, StartError, from_environ
 
@@ -55,19 +55,24 @@ def serve(host: Host = None, port: Port = None, data_dir: DataDir = None, worker
 
 
 @app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Work off background tasks, and run the nightly purge. Any number may run, on any number of hosts."""
+    with _failing_in_one_line(), _database(data_dir) as settings:
+        working.work(settings)
+
+
+@app.command()
+def purge(data_dir: DataDir = None) -> None:
+    """Tidy now what the nightly purge would tidy at 00:00 UTC. Safe at any time, and in several places at once."""
+    with _failing_in_one_line(), _database(data_dir) as settings:
+        upkeep.purge(settings)
+
+
+@app.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database up to this version. Safe to run again, and in several places at once."""
-    with _failing_in_one_line():
-        settings = _settings(data_dir=data_dir)
-        if settings.embedded:
-            with embedded.running(settings.data_dir) as servers:
-                asyncio.run(
-                    database.prepare(
-                        dataclasses.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url)
-                    )
-                )
-        else:
-            asyncio.run(database.prepare(settings))
+    with _failing_in_one_line(), _database(data_dir, current=False) as settings:
+        asyncio.run(database.prepare(settings))
         typer.echo("The database is up to date.")
 
 
@@ -75,6 +80,19 @@ def migrate(data_dir: DataDir = None) -> None:
 def schema() -> None:
     """Print the GraphQL schema."""
     typer.echo(api_schema().as_str())
+
+
+@contextmanager
+def _database(data_dir: Path | None, *, current: bool = True) -> Iterator[Settings]:
+    """The settings, with a database: the one that is configured, or our own, which a `serve` may have started."""
+    settings = _settings(data_dir=data_dir)
+    with ExitStack() as ending:
+        if settings.embedded:
+            servers = ending.enter_context(embedded.shared(settings.data_dir))
+            settings = dataclasses.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url)
+        if current:
+            asyncio.run(database.check(settings))
+        yield settings
 
 
 def _settings(**overrides: object) -> Settings:

@@ -11,18 +11,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from signal import Signals
 from subprocess import CompletedProcess
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL
 
 from server.embedded_root import Account, DiedError, EmbeddedError, Server, account
 
-__all__ = ["AlreadyRunning", "EmbeddedError", "Servers", "announce", "running"]
+__all__ = ["AlreadyRunning", "EmbeddedError", "Servers", "announce", "running", "shared"]
 
 NAME = "segmentql"  # of the database and of its owner
 PORT = "5432"  # part of a socket's name; nothing listens on a network
@@ -38,9 +39,9 @@ class Servers:
 
 
 class AlreadyRunning(EmbeddedError):
-    def __init__(self, data_dir: Path, url: str | None, pid: int | None) -> None:
-        self.url, self.pid = url, pid
-        serving = "" if url is None else f" and serves at {url} (process {pid})"
+    def __init__(self, data_dir: Path, note: dict[str, Any]) -> None:
+        self.url, self.pid, self.servers = note.get("url"), note.get("pid"), note.get("servers")
+        serving = "" if self.url is None else f" and serves at {self.url} (process {self.pid})"
         super().__init__(
             f"Another process already uses {data_dir}{serving}: use that one, or choose another --data-dir."
         )
@@ -59,14 +60,39 @@ def running(data_dir: Path, *, durable: bool = True) -> Iterator[Servers]:
             raise EmbeddedError(
                 f"Cannot run the servers in {data_dir} ({error}): choose another --data-dir."
             ) from error
+        _note(data_dir, servers=asdict(servers))
+        yield servers
+
+
+@contextmanager
+def shared(data_dir: Path) -> Iterator[Servers]:
+    """Both servers: those that another process of ours has started, or else our own."""
+    with ExitStack() as ending:
+        try:
+            servers = ending.enter_context(running(data_dir))
+        except AlreadyRunning as there:
+            if there.servers is None:  # they are just being started
+                raise
+            servers = Servers(**there.servers)
         yield servers
 
 
 def announce(data_dir: Path, url: str) -> None:
     """Note where we serve, for a second process that wants the same data directory."""
-    written = data_dir / f"{ANNOUNCED}.new"
-    written.write_text(json.dumps({"url": url, "pid": os.getpid()}))
-    written.replace(data_dir / ANNOUNCED)
+    _note(data_dir, url=url, pid=os.getpid())
+
+
+def _note(data_dir: Path, **facts: Any) -> None:
+    note, written = data_dir / ANNOUNCED, data_dir / f"{ANNOUNCED}.new"
+    written.write_text(json.dumps(_noted_facts(note) | facts))
+    written.replace(note)
+
+
+def _noted_facts(note: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        facts = json.loads(note.read_text())
+    return facts
 
 
 def _start(data_dir: Path, durable: bool, ending: ExitStack) -> Servers:
@@ -110,10 +136,7 @@ def _lock(data_dir: Path, ending: ExitStack) -> None:
         # The kernel lets go of it when we die, and no child inherits it. The file stays: unlinking it would let two in.
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        note = {}
-        with suppress(OSError, ValueError):
-            note = json.loads(announced.read_text())
-        raise AlreadyRunning(data_dir, note.get("url"), note.get("pid")) from None
+        raise AlreadyRunning(data_dir, _noted_facts(announced)) from None
     announced.unlink(missing_ok=True)  # of a run that was killed
     ending.callback(announced.unlink, missing_ok=True)
 

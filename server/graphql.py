@@ -45,9 +45,10 @@ STATUSES = {"TIMEOUT": 503, "OVERLOADED": 503, "INTERNAL_SERVER_ERROR": 500}
 
 
 class GraphQLView(GraphQL[Context, None]):
-    def __init__(self, schema: BaseSchema, execution_timeout: float) -> None:
+    def __init__(self, schema: BaseSchema, execution_timeout: float, public_url: str | None) -> None:
         super().__init__(schema, graphql_ide=None, subscription_protocols=())
         self._execution_timeout = execution_timeout
+        self._public_url = public_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -74,7 +75,9 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         shared: Context = request.state.context
-        return dataclasses.replace(shared, budget=Budget(shared.limits.nodes))
+        return dataclasses.replace(
+            shared, budget=Budget(shared.limits.nodes), origin=lambda: self._public_url or _origin(request)
+        )
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         if request.method == "GET":
@@ -152,6 +155,11 @@ def refusal(request: Request, status: int, message: str, headers: dict[str, str]
     body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
     media = _media(request) or JSON
     return Response(body, status, {"Content-Type": f"{media}; charset=utf-8", **(headers or {})})
+
+
+def _origin(request: Request | WebSocket) -> str:
+    """Scheme and host as the caller wrote them: whoever is told of them is the caller."""
+    return f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _media(request: Request | WebSocket) -> str | None:

@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 
 from uvicorn.config import STARTUP_FAILURE
 
-from server import database, embedded, worker
+from server import background, database, embedded, worker
 from server.settings import Settings, StartError
 from server.stop import Stop
 
@@ -36,6 +36,8 @@ def serve(settings: Settings) -> None:
             with stop.by(sys.exit):
                 servers = ending.enter_context(embedded.running(settings.data_dir))
             settings = dataclasses.replace(settings, database_url=servers.database_url, redis_url=servers.redis_url)
+        if settings.serve_tasks:
+            background.prepare(settings)
         listener = ending.enter_context(_listener(settings))
         asyncio.run(_unless_told(stop, database.prepare(settings) if own else database.check(settings)))
         _listen(listener, settings)
@@ -64,7 +66,7 @@ def _answer(settings: Settings, listener: socket.socket, stop: Stop) -> None:
 def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
     """Several server processes. One that dies is replaced, and all end with us."""
     try:
-        processes = [_start(settings, listener) for _ in range(settings.workers)]
+        processes = [_start(settings, listener, number) for number in range(settings.workers)]
         first = tuple(processes)
         while True:
             connection.wait([each.sentinel for each in processes], TICK_SECONDS)
@@ -75,7 +77,8 @@ def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
                     raise _failed()
                 log.error("server process %s died (exit code %s) and is replaced", dead.pid, dead.exitcode)
                 time.sleep(PAUSE_SECONDS)
-                processes[processes.index(dead)] = _start(settings, listener)
+                number = processes.index(dead)
+                processes[number] = _start(settings, listener, number)
     finally:
         # Or callers would go on connecting, and nobody would answer.
         listener.close()
@@ -87,7 +90,9 @@ def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
             each.kill()
 
 
-def _start(settings: Settings, listener: socket.socket) -> SpawnProcess:
+def _start(settings: Settings, listener: socket.socket, number: int) -> SpawnProcess:
+    if settings.metrics_port is not None:
+        settings = dataclasses.replace(settings, metrics_port=settings.metrics_port + number)
     process = SPAWN.Process(target=worker.answer_as_child, args=(settings, listener))
     # It inherits that Ctrl-C, which reaches all of us, is ignored until it can stop in an orderly way.
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,20 +1,25 @@
 """What the environment decides: read once, checked at once, and handed down as a value."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 from redis.asyncio import ConnectionPool
 
 from db import connections
+from db.files import S3
+from jobs.purge import Retention
 from resolvers.context import Limits
 from server.documents import DocumentLimits
 
 PREFIX = "SEGMENTQL_"
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/].*)?")
 log = logging.getLogger(__name__)
 
 
@@ -73,6 +78,24 @@ def _redis(value: str) -> str:
     return value
 
 
+def _files(value: str) -> str:
+    if value.startswith(S3) and not BUCKET.fullmatch(value.removeprefix(S3)):
+        raise ValueError
+    # Whatever else looks like a URL is no folder that anybody means.
+    if "://" in value and not value.startswith(S3):
+        raise ValueError
+    return _text(value)
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError
+    return value.rstrip("/")
+
+
+FILES = Kind(_files, "a folder, or s3://bucket/prefix")
+ORIGIN = Kind(_origin, "a URL like https://segments.example.com")
 TEXT = Kind(_text, "some text")
 FOLDER = Kind(lambda value: Path(_text(value)), "a folder")
 DATABASE = Kind(_database, "a URL like postgresql://user:password@host:5432/database, or …?ssl=require for TLS")
@@ -106,6 +129,37 @@ class Settings:
     redis_budget_ms: int = setting(
         50, whole(1, 5000), "Milliseconds that a read or a mutation waits for Redis, before it does without."
     )
+    serve_tasks: int = setting(
+        2,
+        whole(0, 64),
+        "Background tasks that one server process works on at a time, besides the nightly purge; 0 leaves both to "
+        "`segmentql worker`.",
+    )
+    worker_tasks: int = setting(4, whole(1, 64), "Background tasks that one `segmentql worker` works on at a time.")
+    files: str | None = setting(
+        None,
+        FILES,
+        "Where reports are kept; without it, below the data directory. The keys and the endpoint of a bucket are taken "
+        "from `AWS_…`. On several hosts: a bucket, or a folder that they share.",
+    )
+    public_url: str | None = setting(
+        None, ORIGIN, "What links to files begin with; without it, the scheme and host that the caller used."
+    )
+    link_minutes: int = setting(15, whole(1, 10_080), "Minutes that a link to a file is good for.")
+    key_retention_hours: int = setting(24, whole(24, 8_784), "Hours that an idempotency key is kept, at least.")
+    file_retention_days: int = setting(7, whole(1, 3_660), "Days that the file of a task is kept.")
+    task_retention_days: int = setting(
+        30, whole(1, 3_660), "Days that a task that has ended is kept, and no less than its file."
+    )
+    history_retention_months: int | None = setting(
+        None, whole(1, 1_200), "Whole months that history is kept before this one; without it, for ever."
+    )
+    metrics_port: int | None = setting(
+        None,
+        whole(1, 65_535),
+        "Where Prometheus finds `/metrics`, on the same host as the service; further server processes take the ports "
+        "that follow. Without it there are none.",
+    )
     execution_timeout: int = setting(15, whole(1, 300), "Seconds that one operation may take.")
     max_body_bytes: int = setting(1_048_576, whole(1_000, 1_073_741_824), "Bytes of one request's body.")
     max_tokens: int = setting(2_000, whole(10, 1_000_000), "Tokens of one document.")
@@ -117,6 +171,9 @@ class Settings:
     max_page_size: int = setting(100, whole(1, 10_000), "The largest `first`.")
     max_nodes: int = setting(10_000, whole(100, 10_000_000), "Items of all lists of one answer together.")
     max_changes: int = setting(1_000, whole(1, 10_000), "Slugs in each list of one `changeUserSegments`.")
+    max_report_items: int = setting(
+        10_000, whole(1, 100_000), "Users, and segments, that one report can be narrowed to."
+    )
     log_level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "What is logged, on standard error.")
 
     @property
@@ -127,7 +184,21 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_list_items, self.max_page_size, self.max_changes, self.max_nodes)
+        return Limits(self.max_list_items, self.max_page_size, self.max_changes, self.max_nodes, self.max_report_items)
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(
+            self.key_retention_hours,
+            self.file_retention_days,
+            self.task_retention_days,
+            self.history_retention_months,
+        )
+
+    @property
+    def store(self) -> str:
+        """Where the files of tasks are kept."""
+        return self.files or str(self.data_dir / "files")
 
     @property
     def embedded(self) -> bool:

@@ -1,19 +1,24 @@
 """A process that answers requests: the only one, or one of several on the same socket."""
 
+import logging
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
-from server import logs
+from server import logs, metrics
 from server.app import create_app
-from server.settings import Settings
+from server.settings import Settings, StartError
 from server.stop import Stop
+
+log = logging.getLogger(__name__)
 
 # What is under way when the process is told to stop gets so long to finish.
 GRACE_SECONDS = 15
@@ -41,6 +46,7 @@ class Server(uvicorn.Server):
 
 def answer(settings: Settings, listener: socket.socket, stop: Stop | None = None) -> None:
     """Answer requests until told to stop. Exits with uvicorn's STARTUP_FAILURE when that cannot begin."""
+    metrics.expose(settings)
     config = uvicorn.Config(
         create_app(settings),
         log_config=None,
@@ -59,7 +65,11 @@ def answer_as_child(settings: Settings, listener: socket.socket) -> None:
     """The same in a process of its own, which ends with the one that started it, even if that was killed."""
     logs.configure(settings.log_level)
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
-    answer(settings, listener)
+    try:
+        answer(settings, listener)
+    except StartError as error:
+        log.error("%s", error)  # noqa: TRY400  # it is one line for a person
+        sys.exit(STARTUP_FAILURE)
 
 
 def _end_with_parent() -> None:

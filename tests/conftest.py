@@ -25,7 +25,7 @@ from server.embedded import Servers
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-TABLES = "memberships, membership_events, operations, segments"
+TABLES = "memberships, membership_events, operations, segments, tasks, job_runs"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -98,8 +98,15 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-def settings(servers: Servers) -> Settings:
-    return Settings(database_url=servers.database_url, redis_url=servers.redis_url, port=0)
+def settings(servers: Servers, tmp_path: Path) -> Settings:
+    """Nothing goes on in the background, unless a test asks for it with `serve_tasks`."""
+    return Settings(
+        database_url=servers.database_url,
+        redis_url=servers.redis_url,
+        port=0,
+        data_dir=tmp_path,
+        serve_tasks=0,
+    )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -17,10 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import connections, migrate
 from jobs import schedule
 from jobs.partitions import keep_ahead
+from server.background import _partitions
 from server.embedded import Servers
 
 EVERY_SECOND = "* * * * * *"
 WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+def running(writer: AsyncEngine) -> AbstractAsyncContextManager[None]:
+    return schedule.running(_partitions(writer), when=EVERY_SECOND)
 
 
 @pytest.fixture
@@ -75,7 +81,7 @@ async def test_an_event_lies_in_its_month_by_utc(writer: AsyncEngine, database_u
 
 
 async def test_the_job_runs_at_the_start_and_at_every_tick(writer: AsyncEngine, database_url: str) -> None:
-    async with schedule.running(writer, EVERY_SECOND):
+    async with running(writer):
         there = await partitions_of(database_url)
         assert len(there) == 4
         for partition in there[1:3]:
@@ -87,7 +93,7 @@ async def test_the_job_runs_at_the_start_and_at_every_tick(writer: AsyncEngine, 
 
 
 async def test_one_process_does_a_job_once_at_a_time(writer: AsyncEngine, database_url: str) -> None:
-    async with schedule.running(writer, EVERY_SECOND):
+    async with running(writer):
         there = await partitions_of(database_url)
         async with writer.connect() as conn:
             await conn.execute(text("SELECT pg_advisory_xact_lock(hashtext('membership_events partitions'))"))
@@ -105,7 +111,7 @@ async def test_a_job_that_fails_is_logged_and_tried_again(
     writer: AsyncEngine, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await query(database_url, "ALTER TABLE membership_events RENAME TO mislaid")
-    async with schedule.running(writer, EVERY_SECOND):
+    async with running(writer):
         (record,) = caplog.records
         assert (record.name, record.levelno) == ("jobs.schedule", logging.ERROR)
         assert record.getMessage() == "the partitions of the history were not looked after; the next tick tries again"

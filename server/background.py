@@ -1,0 +1,58 @@
+"""The background of a process: ticks of the clock, the purge, and tasks to work off."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db import connections
+from db.files import Files
+from jobs import purge, schedule
+from jobs.partitions import keep_ahead
+from jobs.schedule import Job
+from jobs.worker import Worker
+from server.settings import Settings, StartError
+
+log = logging.getLogger(__name__)
+
+
+def prepare(settings: Settings) -> None:
+    """See that files can be kept; raises StartError."""
+    try:
+        Files(settings.store).prepare()
+    except OSError as error:
+        raise StartError(
+            f"Reports cannot be kept in {settings.store} ({error.strerror}): choose another place with "
+            "SEGMENTQL_FILES, or leave background tasks to `segmentql worker` with SEGMENTQL_SERVE_TASKS=0."
+        ) from error
+
+
+@asynccontextmanager
+async def keeping(writer: AsyncEngine) -> AsyncIterator[None]:
+    """What every server process looks after, whoever works tasks off."""
+    async with schedule.running(_partitions(writer)):
+        yield
+
+
+@asynccontextmanager
+async def working(settings: Settings, files: Files, slots: int) -> AsyncIterator[Worker]:
+    """Work off tasks and run the nightly purge, for as long as the block lasts, on connections of their own."""
+    assert settings.database_url is not None
+    files.prepare()
+    # One for each task's heartbeats and short transactions, one for the queue, one for the purge.
+    writer = connections.writer(settings.database_url, slots + 2)
+    exporter = connections.exporter(settings.database_url, slots)
+    worker = Worker.of(writer, exporter, files, slots)
+    nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")
+    try:
+        async with schedule.running(_partitions(writer), nightly), worker.running():
+            yield worker
+    finally:
+        await writer.dispose()
+        await exporter.dispose()
+
+
+def _partitions(writer: AsyncEngine) -> Job:
+    return Job(partial(keep_ahead, writer), "the partitions of the history were not looked after", first=True)

@@ -1,0 +1,44 @@
+"""Downloads of files that are kept in a local folder: one task's own file, for whoever has a link to it."""
+
+import logging
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from db import files, tasks
+from db.tables import TaskStatus
+from resolvers.context import Context
+from resolvers.errors import Overloaded
+from resolvers.links import PATH, BadLink
+
+log = logging.getLogger(__name__)
+
+
+async def download(request: Request) -> Response:
+    """The file, or the ranges of it that were asked for. 403 without a good link; 404 when there is no such file."""
+    context: Context = request.state.context
+    # Starlette has seen that it is one; no other part of the request takes part in finding the file.
+    task_id: UUID = request.path_params["task_id"]
+    try:
+        async with context.querying() as conn:
+            task = (await tasks.of_files(conn, [task_id])).get(task_id)
+    except (SQLAlchemyError, OSError, TimeoutError):
+        log.exception("a download could not be looked up")
+        return JSONResponse({"error": str(Overloaded())}, 503)
+    attempt = 0 if task is None or task.result is None else int(task.result["attempt"])
+    try:
+        context.links.check(task_id, attempt, request.query_params)
+    except BadLink as bad:
+        # Whether there is such a task is told to nobody without a link.
+        return JSONResponse({"error": str(bad)}, 403)
+    path = context.links.files.local(files.path(task_id, attempt))
+    gone = task is None or task.status is not TaskStatus.SUCCEEDED or task.file_removed_at is not None
+    if gone or path is None or not path.is_file():
+        return JSONResponse({"error": "The file was removed: it is kept for some days only."}, 404)
+    return FileResponse(path, media_type="text/csv; charset=utf-8", filename=files.name(task_id))
+
+
+ROUTES = [Route(f"{PATH}{{task_id:uuid}}", download, methods=["GET"])]

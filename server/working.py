@@ -1,0 +1,27 @@
+"""A process that works tasks off and answers nobody."""
+
+import asyncio
+import logging
+
+from db.files import Files
+from server import background, metrics
+from server.settings import Settings
+from server.stop import Stop
+
+log = logging.getLogger(__name__)
+
+
+def work(settings: Settings) -> None:
+    """Work until told to stop; that then is success. Raises StartError when it cannot begin."""
+    stop = Stop()
+    background.prepare(settings)
+    metrics.expose(settings)
+    asyncio.run(_work(settings, stop))
+
+
+async def _work(settings: Settings, stop: Stop) -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    with stop.by(lambda: loop.call_soon_threadsafe(told.set)):
+        async with background.working(settings, Files(settings.store), settings.worker_tasks):
+            log.info("working off up to %s tasks at a time", settings.worker_tasks)
+            await told.wait()
