@@ -22,6 +22,7 @@ S3 = "s3://"
 # Of one file at most so much is in memory, twice. A bucket takes 10 000 parts of this size: 80 GB.
 PART_BYTES = 8 * 1024 * 1024
 CSV = {"Content-Type": "text/csv; charset=utf-8"}
+FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 # How many are looked at at once.
 PAGE = 100
 # What the bucket's errors say further down is for the log.
@@ -35,7 +36,7 @@ class NotStored(Exception):  # an answer of the store, with its reason
 
     def __init__(self, error: Exception) -> None:
         self.reason = str(error).split(DETAILS, maxsplit=1)[0].strip()
-        self.full = "No space left on device" in self.reason or "Disk quota exceeded" in self.reason
+        self.full = any(sign in self.reason for sign in FULL)
         super().__init__(self.reason)
 
 

@@ -205,7 +205,7 @@ async def fail(tx: AsyncConnection, claim: Claim, error: str, *, final: bool) ->
             failures = failures + 1, error = :error,
             status = CAST(CASE WHEN :final OR failures + 1 >= :failures THEN 'FAILED' ELSE 'QUEUED' END AS task_status),
             finished_at = CASE WHEN :final OR failures + 1 >= :failures THEN clock_timestamp() END,
-            run_after = clock_timestamp() + make_interval(secs => 2 ^ failures)
+            run_after = clock_timestamp() + make_interval(secs => 2 * 4 ^ failures)
         """,
         error=error,
         final=final,
