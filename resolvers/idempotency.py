@@ -46,6 +46,10 @@ class Done:
     replayed: bool
 
 
+class _GivenUpError(Exception):
+    """The key was taken when we asked for it, and is not any more."""
+
+
 def request(client: str, key: str, kind: str, **arguments: object) -> Request:
     """`arguments` are the field's coerced arguments without the key; what the answer selects is no part of it."""
     canonical = orjson.dumps([kind, _plain(arguments)], option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
@@ -98,6 +102,9 @@ class Operations:
         for attempt in count(1):
             try:
                 return await self._transact(request, work, own)
+            except _GivenUpError:
+                # Then it is new. That happens to a key once in its life: at the end of its retention.
+                continue
             except DBAPIError as error:
                 if not _may_repeat(error, attempt):
                     raise
@@ -109,8 +116,8 @@ class Operations:
             operation_id = await _claim(tx, request)
             if operation_id is None:
                 recorded = await operations.by_key(tx, request.client, request.key)
-                # Keys are given up long after their last use, never between two statements.
-                assert recorded is not None
+                if recorded is None:
+                    raise _GivenUpError
                 if recorded.fingerprint != request.fingerprint:
                     raise Refused([key_reused()])
                 # An operation of our own was committed and only the answer to COMMIT lost: this is its first answer.
