@@ -16,7 +16,7 @@ from db.files import Files
 
 PATH = "/files/"
 # Seconds since 1970, in the one way of writing them that is ours.
-INSTANT = re.compile("[0-9]{10,12}")
+INSTANT = re.compile("[1-9][0-9]{9,11}")
 
 
 @dataclass(frozen=True, slots=True)
