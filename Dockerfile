@@ -1,4 +1,4 @@
-# The image of the service: no PostgreSQL, no Valkey, no tools, nothing to write to.
+# The image of the service: no PostgreSQL, no Valkey, no tools, and one folder to write to.
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
@@ -22,11 +22,14 @@ FROM python:3.13-slim
 # By number, so that an orchestrator can see that it is not root.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin segmentql
 COPY --from=build /opt/segmentql /opt/segmentql
+# Where reports are kept, unless SEGMENTQL_FILES names a bucket. A volume that is mounted here takes over its owner.
+RUN mkdir --mode=700 /var/lib/segmentql && chown 10001:10001 /var/lib/segmentql
 # Every address of the container. Until callers are authenticated that is refused, unless
 # SEGMENTQL_UNAUTHENTICATED=anywhere says that the network around the container keeps strangers out.
 ENV PATH=/opt/segmentql/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    SEGMENTQL_FILES=/var/lib/segmentql \
     SEGMENTQL_HOST=0.0.0.0 \
     SEGMENTQL_PORT=8080
 USER 10001:10001
