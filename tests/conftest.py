@@ -159,3 +159,11 @@ def key() -> Callable[[], str]:
     """A new idempotency key at each call."""
     numbers = itertools.count(1)
     return lambda: f"test-key-{next(numbers)}"
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port

@@ -160,11 +160,18 @@ def test_a_second_process_is_refused_before_the_first_serves(place: Path) -> Non
 def test_the_announcement_goes_with_the_servers(place: Path) -> None:
     with embedded.running(place / "data", durable=False):
         embedded.announce(place / "data", "http://127.0.0.1:1/graphql")
-        assert json.loads((place / "data" / "serving.json").read_text()) == {
-            "url": "http://127.0.0.1:1/graphql",
-            "pid": os.getpid(),
-        }
+        note = json.loads((place / "data" / "serving.json").read_text())
+        assert (note["url"], note["pid"]) == ("http://127.0.0.1:1/graphql", os.getpid())
     assert not (place / "data" / "serving.json").exists()
+
+
+def test_a_second_process_may_share_the_servers(place: Path) -> None:
+    with embedded.running(place / "data") as ours, embedded.shared(place / "data") as theirs:
+        assert theirs == ours
+        assert sql(theirs, "SELECT 1") == [(1,)]
+    with embedded.shared(place / "data") as alone:
+        assert sql(alone, "SELECT 1") == [(1,)]
+    assert processes(place) == []
 
 
 @linux
@@ -176,7 +183,7 @@ def test_a_killed_process_leaves_no_server_behind(place: Path) -> None:
         process.wait()
     assert until(lambda: not processes(place))
     with embedded.running(place / "data") as servers:
-        assert not (place / "data" / "serving.json").exists()
+        assert json.loads((place / "data" / "serving.json").read_text()).keys() == {"servers"}
         assert sql(servers, "SELECT answer FROM kept") == [(42,)]
 
 

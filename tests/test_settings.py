@@ -10,6 +10,7 @@ from server.settings import PREFIX, Settings, StartError, from_environ
 
 URLS = {"SEGMENTQL_DATABASE_URL": "postgresql://db/segmentql", "SEGMENTQL_REDIS_URL": "redis://cache:6379/0"}
 DATABASE = "a URL like postgresql://user:password@host:5432/database, or …?ssl=require for TLS"
+ORIGIN = "a URL like https://segments.example.com"
 REDIS = "a URL like redis://host:6379/0, rediss://… or unix://…"
 
 
@@ -20,7 +21,16 @@ def test_nothing_has_to_be_set() -> None:
 
 
 def test_everything_can_be_set() -> None:
-    others = {"host": "::1", "unauthenticated": "anywhere", "data_dir": "/my data", "log_level": "ERROR"}
+    others = {
+        "host": "::1",
+        "unauthenticated": "anywhere",
+        "data_dir": "/my data",
+        "files": "s3://bucket/some/prefix",
+        "public_url": "https://segments.example.com",
+        "history_retention_months": "24",
+        "metrics_port": "9090",
+        "log_level": "ERROR",
+    }
     numbers = {
         field.name: str(field.default + 1) for field in dataclasses.fields(Settings) if isinstance(field.default, int)
     }
@@ -55,6 +65,19 @@ def test_everything_can_be_set() -> None:
         ("MAX_LIST_ITEMS", "0", "a whole number from 1 to 10000"),
         ("MAX_PAGE_SIZE", "0", "a whole number from 1 to 10000"),
         ("MAX_CHANGES", "10001", "a whole number from 1 to 10000"),
+        ("SERVE_TASKS", "-1", "a whole number from 0 to 64"),
+        ("WORKER_TASKS", "0", "a whole number from 1 to 64"),
+        ("FILES", "", "a folder, or s3://bucket/prefix"),
+        ("FILES", "s3://", "a folder, or s3://bucket/prefix"),
+        ("FILES", "s3://Bucket", "a folder, or s3://bucket/prefix"),
+        ("FILES", "s3://bucket//prefix", "a folder, or s3://bucket/prefix"),
+        ("FILES", "gs://bucket", "a folder, or s3://bucket/prefix"),
+        ("LINK_MINUTES", "0", "a whole number from 1 to 10080"),
+        ("KEY_RETENTION_HOURS", "23", "a whole number from 24 to 8784"),
+        ("FILE_RETENTION_DAYS", "0", "a whole number from 1 to 3660"),
+        ("TASK_RETENTION_DAYS", "0", "a whole number from 1 to 3660"),
+        ("HISTORY_RETENTION_MONTHS", "0", "a whole number from 1 to 1200"),
+        ("METRICS_PORT", "0", "a whole number from 1 to 65535"),
         ("LOG_LEVEL", "verbose", "DEBUG or INFO or WARNING or ERROR"),
     ],
 )
@@ -77,6 +100,10 @@ def test_a_bad_value_is_named_with_what_it_may_be(name: str, value: str, what: s
         ("REDIS_URL", "http://someone:s3cret@cache", REDIS),
         ("REDIS_URL", "redis://someone:s3cret@cache:port", REDIS),
         ("REDIS_URL", "redis://someone:s3cret@cache?ssl=require", REDIS),
+        ("PUBLIC_URL", "segments.example.com", ORIGIN),
+        ("PUBLIC_URL", "ftp://segments.example.com", ORIGIN),
+        ("PUBLIC_URL", "https://someone:s3cret@segments.example.com", ORIGIN),
+        ("PUBLIC_URL", "https://segments.example.com/?a=b", ORIGIN),
     ],
 )
 def test_a_bad_url_is_refused_without_being_shown(name: str, value: str, what: str) -> None:

@@ -1,0 +1,157 @@
+"""Background tasks as callers see them, and the processes that work them off."""
+
+import asyncio
+import csv
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGKILL
+from typing import Any
+
+from conftest import ROOT, Client
+from operations import ERRORS, new_key
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+TASK_FIELDS = """id kind status progress rowsDone createdAt startedAt finishedAt pollAfterMs error
+  file { url urlExpiresAt bytes rows sha256 }"""
+REPORT = f"""mutation ($input: GenerateReportInput!, $key: String!) {{
+  generateReport(input: $input, idempotencyKey: $key) {{ task {{ {TASK_FIELDS} }} {ERRORS} }} }}"""
+CANCEL = f"""mutation ($id: ID!, $key: String!) {{
+  cancelTask(id: $id, idempotencyKey: $key) {{ task {{ {TASK_FIELDS} }} {ERRORS} }} }}"""
+TASK = f"query ($id: ID!) {{ task(id: $id) {{ {TASK_FIELDS} }} }}"
+TASKS = f"""query ($first: Int! = 20, $after: String, $kind: TaskKind, $status: TaskStatus) {{
+  tasks(first: $first, after: $after, kind: $kind, status: $status) {{
+    nodes {{ {TASK_FIELDS} }} pageInfo {{ hasNextPage endCursor }} }} }}"""
+WORKER = [sys.executable, "-m", "server", "worker"]
+BEGINNING = "2020-01-01T00:00:00Z"
+
+
+async def ask_for_report(client: Client, *, key: str = "", **input: Any) -> Any:
+    """The whole payload, refusals included."""
+    variables = {"from": BEGINNING, **{name.rstrip("_"): value for name, value in input.items()}}
+    return (await client.ask(REPORT, input=variables, key=key or new_key()))["generateReport"]
+
+
+async def task(client: Client, task_id: str) -> Any:
+    return (await client.ask(TASK, id=task_id))["task"]
+
+
+async def finished(client: Client, task_id: str) -> Any:
+    """The task, once it has ended."""
+    for _ in range(600):
+        found = await task(client, task_id)
+        if found["finishedAt"] is not None:
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(found)
+
+
+async def download(client: Client, found: Any) -> bytes:
+    """The task's file, which is what the task says."""
+    assert found["status"] == "SUCCEEDED", found
+    answer = await client.http.get(found["file"]["url"])
+    assert answer.status_code == 200, answer.text
+    assert len(answer.content) == found["file"]["bytes"]
+    assert hashlib.sha256(answer.content).hexdigest() == found["file"]["sha256"]
+    return answer.content
+
+
+async def report(client: Client, **input: Any) -> bytes:
+    """A report's bytes."""
+    payload = await ask_for_report(client, **input)
+    assert payload["userErrors"] == []
+    return await download(client, await finished(client, payload["task"]["id"]))
+
+
+def lines(content: bytes) -> list[tuple[str, ...]]:
+    """The rows of a CSV, without its header."""
+    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    assert header == ["user_id", "segment", "operation", "at"]
+    return [tuple(row) for row in rows]
+
+
+async def until(found: Callable[[], Any], seconds: float = 20) -> Any:
+    """What it finds, as soon as that is something."""
+    for _ in range(int(seconds / 0.02)):
+        if result := found():
+            return result
+        await asyncio.sleep(0.02)
+    raise AssertionError(found)
+
+
+async def execute(engine: AsyncEngine, statement: str, **values: Any) -> list[tuple[Any, ...]]:
+    async with engine.begin() as tx:
+        result = await tx.execute(text(statement), values)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+
+@asynccontextmanager
+async def stalled(engine: AsyncEngine) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Hold advisory lock 42, which a test's function waits for, until the block ends or what it is given is called."""
+    # In no transaction: the server ends those that stay idle.
+    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as conn:
+        await conn.exec_driver_sql("SELECT pg_advisory_lock(42)")
+
+        async def let_go() -> None:
+            await conn.exec_driver_sql("SELECT pg_advisory_unlock_all()")
+
+        yield let_go
+        await let_go()
+
+
+async def let_leases_end(engine: AsyncEngine) -> None:
+    """As if nobody had been heard of for a long time."""
+    await execute(engine, "UPDATE tasks SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE status = 'RUNNING'")
+    await execute(engine, "UPDATE job_runs SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE state = 'RUNNING'")
+
+
+async def purged(engine: AsyncEngine, runs: int = 1) -> None:
+    """Wait until so many purges are finished, and none is under way."""
+    for _ in range(600):
+        states = await execute(engine, "SELECT CAST(state AS text) FROM job_runs")
+        if states == [("FINISHED",)] * runs:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(states)
+
+
+class Process:
+    """A process of its own, and what it says."""
+
+    def __init__(self, folder: Path, environ: dict[str, str], command: list[str]) -> None:
+        self.log = folder / f"{len(list(folder.glob('*.log')))}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=os.environ | environ, stdout=log, stderr=log, cwd=ROOT)
+
+    def said(self, pattern: str) -> bool:
+        return re.search(pattern, self.log.read_text()) is not None
+
+    def send(self, signal: int) -> None:
+        self.process.send_signal(signal)
+
+    async def says(self, pattern: str) -> None:
+        await until(lambda: self.said(pattern) or self.process.poll() is not None)
+        assert self.said(pattern), self.log.read_text()
+
+
+@asynccontextmanager
+async def process(
+    folder: Path, database_url: str, redis_url: str, command: list[str], **settings: str
+) -> AsyncIterator[Process]:
+    urls = {"SEGMENTQL_DATABASE_URL": database_url, "SEGMENTQL_REDIS_URL": redis_url}
+    environ = urls | {f"SEGMENTQL_{name.upper()}": value for name, value in settings.items()}
+    running = Process(folder, environ, command)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.send(SIGCONT)
+            running.send(SIGKILL)
+        running.process.wait(20)
