@@ -121,6 +121,55 @@ def test_a_second_serve_on_the_same_data_says_where_the_first_is(place: Path) ->
         assert first.ask(SEGMENTS, id=7) == {"user": {"segments": []}}
 
 
+def test_commands_share_the_servers_of_a_running_service(place: Path) -> None:
+    with serving(place) as service:
+        assert create(service, "KEPT") == []
+        purged = segmentql(place, "purge")
+        assert (purged.returncode, purged.stdout[:24]) == (0, "Removed: 0 memberships, "), purged.stderr
+        verified = segmentql(place, "verify")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        with started(place, "worker") as (worker, log):
+            assert until(lambda: "working off up to 4 tasks at a time" in log.read_text())
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+        assert create(service, "KEPT") == ["SEGMENT_EXISTS"]
+
+
+def test_reports_that_cannot_be_kept_are_refused_at_the_start(place: Path, urls: dict[str, str]) -> None:
+    (place / "a file").touch()
+    for command in ("serve", "worker"):
+        refused = segmentql(place, command, **urls, SEGMENTQL_FILES=str(place / "a file" / "below"), SEGMENTQL_PORT="0")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.splitlines()[-1] == (
+            f"segmentql: Reports cannot be kept in {place}/a file/below (Not a directory): choose another place with "
+            "SEGMENTQL_FILES, or leave background tasks to `segmentql worker` with SEGMENTQL_SERVE_TASKS=0."
+        )
+
+
+def test_each_server_process_shows_metrics_on_a_port_of_its_own(place: Path, urls: dict[str, str]) -> None:
+    port = 20_000 + os.getpid() % 10_000 * 2
+    with serving(place, "--workers", "2", **urls, SEGMENTQL_METRICS_PORT=str(port)):
+        for each in (port, port + 1):
+            assert until(lambda each=each: shows_metrics(each))  # type: ignore[misc]  # mypy takes no defaults in lambdas
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = segmentql(place, "serve", "--port", "0", **urls, SEGMENTQL_METRICS_PORT=str(port))
+        assert refused.returncode == 1
+        assert refused.stderr.splitlines()[-1] == (
+            f"segmentql: Metrics cannot be shown on 127.0.0.1 port {port} (Address already in use): "
+            "choose another with SEGMENTQL_METRICS_PORT."
+        )
+
+
+def shows_metrics(port: int) -> bool:
+    try:
+        return "segmentql_tasks_finished_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    except httpx.TransportError:
+        return False
+
+
 def test_a_taken_port_is_one_line_and_nothing_keeps_running(place: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
