@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,6 +48,26 @@ class Kept:
     modified_at: datetime
 
 
+@contextmanager
+def _storing() -> Iterator[None]:
+    try:
+        yield
+    except ERRORS as error:
+        raise NotStored(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A file that is being written."""
+
+    writer: "AsyncWritableFile"
+
+    async def write(self, chunk: bytes) -> None:
+        """Take the bytes, when there is room for them. Raises NotStored."""
+        with _storing():
+            await self.writer.write(chunk)
+
+
 def path(task_id: UUID, attempt: int) -> str:
     """Where an attempt writes. Every attempt has a file of its own; the task's row says which one counts."""
     return f"{REPORTS}/{task_id}/{attempt}.csv"
@@ -83,19 +103,23 @@ class Files:
         self._store = LocalStore(self._folder)
 
     @asynccontextmanager
-    async def writing(self, path: str, download_name: str) -> AsyncIterator["AsyncWritableFile"]:
+    async def writing(self, path: str, download_name: str) -> AsyncIterator["Writing"]:
         """The file is there when the block ends, whole; when it ends by an error nothing is. Raises NotStored."""
         attributes = None
         if self._folder is None:
             attributes = {**CSV, "Content-Disposition": f'attachment; filename="{download_name}"'}
+        writer = obstore.open_writer_async(
+            self._store, path, buffer_size=PART_BYTES, max_concurrency=2, attributes=attributes
+        )
         try:
-            async with obstore.open_writer_async(
-                self._store, path, buffer_size=PART_BYTES, max_concurrency=2, attributes=attributes
-            ) as writer:
-                yield writer
+            yield Writing(writer)
+        except BaseException as error:
+            # Not closed, and so not there.
+            await writer.__aexit__(type(error), error, error.__traceback__)
+            raise
+        with _storing():
+            await writer.close()
             await asyncio.to_thread(self._keep, path)
-        except ERRORS as error:
-            raise NotStored(error) from error
 
     def _keep(self, path: str) -> None:
         """Have the disk write it down, so that it outlives a power cut as the row does that will speak of it."""

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from db import files, reports, tasks, transactions
+from db.files import Writing
 from db.reports import Period
 from jobs.attempt import Attempt, LostError
-
-if TYPE_CHECKING:
-    from obstore import AsyncWritableFile
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ async def _write(attempt: Attempt, path: str) -> dict[str, Any]:
 @dataclass(slots=True)
 class _Output:
     attempt: Attempt
-    file: "AsyncWritableFile"
+    file: Writing
     size: int = 0
     lines: int = 0
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)

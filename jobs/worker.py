@@ -62,14 +62,19 @@ class Worker:
         return QUICK if slot == 0 and self.slots > 1 else frozenset(TaskKind)
 
     async def _work_off(self, kinds: Collection[TaskKind]) -> None:
+        reached = True
         while True:
             claim = None
             # Before the look, so that what arrives after it is not missed.
             self._news.clear()
             try:
                 claim = await self._claim(kinds)
+                reached = True
             except Exception:
-                log.exception("the queue of tasks could not be looked into; it is tried again")
+                # Once, not every second while the database is away.
+                if reached:
+                    log.exception("the queue of tasks could not be looked into; it is tried again every second")
+                reached = False
             if claim is not None:
                 await self._attempt(claim)
                 continue
