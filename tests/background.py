@@ -45,12 +45,14 @@ async def task(client: Client, task_id: str) -> Any:
 
 async def finished(client: Client, task_id: str) -> Any:
     """The task, once it has ended."""
+    found = await task(client, task_id)
     for _ in range(600):
-        found = await task(client, task_id)
         if found["finishedAt"] is not None:
-            return found
+            break
         await asyncio.sleep(0.05)
-    raise AssertionError(found)
+        found = await task(client, task_id)
+    assert found["finishedAt"] is not None, found
+    return found
 
 
 async def download(client: Client, found: Any) -> bytes:
@@ -114,12 +116,13 @@ async def let_leases_end(engine: AsyncEngine) -> None:
 
 async def purged(engine: AsyncEngine, runs: int = 1) -> None:
     """Wait until so many purges are finished, and none is under way."""
+    states: list[tuple[Any, ...]] = []
     for _ in range(600):
         states = await execute(engine, "SELECT CAST(state AS text) FROM job_runs")
         if states == [("FINISHED",)] * runs:
-            return
+            break
         await asyncio.sleep(0.05)
-    raise AssertionError(states)
+    assert states == [("FINISHED",)] * runs
 
 
 class Process:

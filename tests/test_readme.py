@@ -18,6 +18,7 @@ STEP = re.compile(r"```sh\n(curl .*?)```\n```json\n(.*?)```", re.DOTALL)
 async def test_the_tour_answers_what_the_readme_says(serve: Serve) -> None:
     steps = STEP.findall(README)
     assert len(steps) == README.count("```sh\ncurl") == 9
+    answer = ""
     async with serve(serve_tasks=1) as client:
         for command, expected in steps:
             here = command.replace("http://127.0.0.1:8080", str(client.http.base_url).rstrip("/"))
