@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import SQLAlchemyError
 
 from schema.api import schema as api_schema
 from server import database, embedded, logs, upkeep, working
@@ -69,6 +70,19 @@ def purge(data_dir: DataDir = None) -> None:
 
 
 @app.command()
+def verify(
+    data_dir: DataDir = None,
+    checksums: Annotated[bool, typer.Option("--checksums", help="Read every report's file from end to end.")] = False,
+) -> None:
+    """Check that history, memberships, operations and files fit together; exits with 1 if not. Only reads; safe at
+    any time.
+    """
+    with _failing_in_one_line(), _database(data_dir) as settings:
+        if not upkeep.verify(settings, checksums=checksums):
+            raise typer.Exit(1)
+
+
+@app.command()
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database up to this version. Safe to run again, and in several places at once."""
     with _failing_in_one_line(), _database(data_dir, current=False) as settings:
@@ -108,5 +122,9 @@ def _failing_in_one_line() -> Iterator[None]:
     except (StartError, embedded.EmbeddedError) as error:
         typer.echo(f"segmentql: {error}", err=True)
         raise typer.Exit(1) from error
+    except (SQLAlchemyError, OSError) as error:
+        # Not 1, by which `verify` says that there are differences.
+        typer.echo(f"segmentql: {database.cause(error)}", err=True)
+        raise typer.Exit(2) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

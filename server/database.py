@@ -28,7 +28,7 @@ async def prepare(settings: Settings) -> None:
             await _compare(engine)
             await keep_ahead(engine)
         except DBAPIError as error:
-            raise StartError(f"The database could not be brought up to date: {_cause(error)}") from error
+            raise StartError(f"The database could not be brought up to date: {cause(error)}") from error
 
 
 async def check(settings: Settings) -> None:
@@ -70,13 +70,13 @@ async def _wait(engine: AsyncEngine, seconds: float) -> None:
                 break
         except (OSError, DBAPIError) as error:
             if isinstance(error, DBAPIError) and not _sqlstate(error).startswith(PASSING):
-                raise StartError(f"The database at {shown} does not let us in: {_cause(error)}") from error
+                raise StartError(f"The database at {shown} does not let us in: {cause(error)}") from error
             if time.monotonic() > deadline:
                 raise StartError(
-                    f"The database at {shown} did not answer in {seconds:.0f} s: {_cause(error)}"
+                    f"The database at {shown} did not answer in {seconds:.0f} s: {cause(error)}"
                 ) from error
             if not said:
-                log.info("waiting up to %.0f s for the database at %s: %s", seconds, shown, _cause(error))
+                log.info("waiting up to %.0f s for the database at %s: %s", seconds, shown, cause(error))
                 said = True
         await asyncio.sleep(PAUSE_SECONDS)
     version = engine.dialect.server_version_info
@@ -88,7 +88,7 @@ def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-def _cause(error: OSError | DBAPIError) -> str:
+def cause(error: Exception) -> str:
     """In one line, without the statement and SQLAlchemy's advice."""
-    cause = (error.orig if isinstance(error, DBAPIError) else error) or error
-    return " ".join(str(cause.__cause__ or cause).split()) or type(cause).__name__
+    origin = (error.orig if isinstance(error, DBAPIError) else error) or error
+    return " ".join(str(origin.__cause__ or origin).split()) or type(origin).__name__

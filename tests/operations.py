@@ -9,6 +9,8 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from jobs import verification
+
 ERRORS = "replayed userErrors { code path message }"
 CREATE = f"""mutation ($slug: String!, $description: String, $key: String!) {{
   createSegment(input: {{slug: $slug, description: $description}}, idempotencyKey: $key) {{
@@ -110,29 +112,6 @@ async def expire(engine: AsyncEngine, user_id: str, slug: str, seconds_ago: floa
         assert done.rowcount == 1
 
 
-async def differences(engine: AsyncEngine) -> list[tuple[Any, ...]]:
-    """Where the history does not tell how exactly the memberships came to be; nowhere, if all is well.
-
-    Every membership begins before anything else happens to it, begins again only after an end, and is there, with the
-    same beginning and expiry, if and only if its last event was no end.
-    """
-    async with engine.connect() as conn:
-        found = await conn.execute(
-            text("""
-                WITH told AS (
-                    SELECT *, lag(action) OVER w AS before, lead(action) OVER w IS NULL AS last,
-                           max(at) FILTER (WHERE action = 'ADDED') OVER w AS began
-                    FROM membership_events WINDOW w AS (PARTITION BY user_id, segment_id ORDER BY at, action)
-                ), folded AS (
-                    SELECT user_id, segment_id, began, expires_at FROM told
-                    WHERE last AND action IN ('ADDED', 'EXPIRY_CHANGED')
-                ), kept AS (SELECT user_id, segment_id, added_at, expires_at FROM memberships)
-                SELECT 'out of order', user_id, segment_id, at, expires_at FROM told
-                WHERE (action = 'ADDED') = coalesce(before IN ('ADDED', 'EXPIRY_CHANGED'), false)
-                UNION ALL
-                (SELECT 'only in history', * FROM (SELECT * FROM folded EXCEPT SELECT * FROM kept) AS a)
-                UNION ALL
-                (SELECT 'only in memberships', * FROM (SELECT * FROM kept EXCEPT SELECT * FROM folded) AS b)
-            """)
-        )
-        return [tuple(row) for row in found]
+async def differences(engine: AsyncEngine) -> list[str]:
+    """Where the history does not tell how exactly the memberships came to be; nowhere, if all is well."""
+    return [example for check in await verification.memberships(engine) for example in check.examples]
