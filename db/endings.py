@@ -29,7 +29,7 @@ PURGE = text(f"""
     ), recorded AS (
         INSERT INTO membership_events (user_id, segment_id, action, at, operation_id)
         SELECT m.user_id, m.segment_id, {ACTION}, {AT}, {OPERATION_ID}
-        FROM gone AS m JOIN segments AS s ON s.id = m.segment_id
+        FROM gone AS m LEFT JOIN segments AS s ON s.id = m.segment_id
     )
     SELECT count(*) AS rows, max(expires_at) AS last FROM gone
 """)
