@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: one per core.
 WORKERS ?= auto
 .DEFAULT_GOAL := help
-.PHONY: help run test soak coverage lint format types contracts check schema lock graphiql clean
+.PHONY: help run test soak bench-jobs coverage lint format types contracts check schema lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run every test
 
 soak: $(VENV)/.dev  ## Run the tests that take minutes, and print what they measured
 	$(BIN)/python -m pytest -m soak -s --timeout 1800 $(ARGS)
+
+bench-jobs: $(VENV)/.dev  ## Measure reports, purge and cleanup against their bounds: a quarter of an hour
+	$(BIN)/python -m bench $(ARGS)
 
 coverage: $(VENV)/.dev tests/node/node_modules/.ok  ## Print line and branch coverage of the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" --cov --cov-report=term-missing $(ARGS)
