@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import bindparam, text
+from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -70,38 +70,50 @@ async def begin_by_hand(tx: AsyncConnection, job: str, runner: str) -> Run:
     return Run(*result.one())
 
 
-async def advance(tx: AsyncConnection, run: Run, stats: Stats) -> bool:
-    """Note how far it is, in the transaction that got there; False when the run is somebody else's by now."""
-    return await _mine(tx, run, "stats = :stats, heartbeat_at = now()", stats)
+async def advance(tx: AsyncConnection, run: Run, what: str, number: int) -> int | None:
+    """Count so many more, in the transaction that did them, and return how many of these there are by now.
 
-
-async def finish(tx: AsyncConnection, run: Run, stats: Stats) -> bool:
-    """End it; False when the run is somebody else's by now."""
-    change = "stats = :stats, heartbeat_at = now(), state = 'FINISHED', finished_at = clock_timestamp()"
-    return await _mine(tx, run, change, stats)
-
-
-async def fail(tx: AsyncConnection, run: Run, stats: Stats, error: str) -> None:
-    """Note why it failed. The next to claim it goes on."""
-    await _mine(tx, run, "stats = :stats, heartbeat_at = now(), state = 'FAILED', error = :error", stats, error=error)
-
-
-async def release(tx: AsyncConnection, run: Run, stats: Stats) -> None:
-    """Leave it, unfinished, to whoever comes next, at once."""
-    await _mine(tx, run, "stats = :stats, heartbeat_at = '-infinity'", stats)
-
-
-async def _mine(tx: AsyncConnection, run: Run, change: str, stats: Stats, **values: object) -> bool:
+    None when the run is somebody else's by now. Several may count at once.
+    """
     result = await tx.execute(
-        text(
-            f"""
-                UPDATE job_runs SET {change}
-                WHERE job = :job AND slot = :slot AND attempt = :attempt AND state = 'RUNNING'
-            """
-        ).bindparams(bindparam("stats", type_=JSONB)),
-        {"job": run.job, "slot": run.slot, "attempt": run.attempt, "stats": stats, **values},
+        text(f"""
+            UPDATE job_runs
+            SET stats = stats || jsonb_build_object(
+                    CAST(:what AS text), coalesce(CAST(stats ->> :what AS bigint), 0) + CAST(:number AS bigint)),
+                heartbeat_at = now()
+            WHERE {OURS} RETURNING CAST(stats ->> :what AS bigint)
+        """),
+        {**_whose(run), "what": what, "number": number},
     )
+    return result.scalar_one_or_none()
+
+
+async def finish(tx: AsyncConnection, run: Run) -> bool:
+    """End it; False when the run is somebody else's by now."""
+    return await _mine(tx, run, "heartbeat_at = now(), state = 'FINISHED', finished_at = clock_timestamp()")
+
+
+async def fail(tx: AsyncConnection, run: Run, error: str) -> None:
+    """Note why it failed. The next to claim it goes on."""
+    await _mine(tx, run, "heartbeat_at = now(), state = 'FAILED', error = :error", error=error)
+
+
+async def release(tx: AsyncConnection, run: Run) -> None:
+    """Leave it, unfinished, to whoever comes next, at once."""
+    await _mine(tx, run, "heartbeat_at = '-infinity'")
+
+
+# The fence: whoever was away too long changes nothing.
+OURS = "job = :job AND slot = :slot AND attempt = :attempt AND state = 'RUNNING'"
+
+
+async def _mine(tx: AsyncConnection, run: Run, change: str, **values: object) -> bool:
+    result = await tx.execute(text(f"UPDATE job_runs SET {change} WHERE {OURS}"), {**_whose(run), **values})
     return bool(result.rowcount)
+
+
+def _whose(run: Run) -> dict[str, object]:
+    return {"job": run.job, "slot": run.slot, "attempt": run.attempt}
 
 
 async def last_finished(conn: AsyncConnection, job: str) -> Record | None:

@@ -28,6 +28,7 @@ RUNNER = f"{socket.gethostname()}:{os.getpid()}"
 # Bounds how long one transaction holds its locks.
 CHUNK = 5_000
 FILES_CHUNK = 100
+STREAMS = 2
 # Between two chunks, for everybody else.
 REST_SECONDS = 0.005
 
@@ -79,11 +80,17 @@ class Purge:
 
     async def finish(self) -> None:
         async with self.writer.begin() as tx:
-            if not await job_runs.finish(tx, self.run, self.stats):
+            if not await job_runs.finish(tx, self.run):
                 raise TakenOverError
 
     async def _memberships(self) -> None:
         end = await transactions.settled(self.writer)
+        # While one waits for the disk the other works. Each passes over what the other has locked.
+        for done in await asyncio.gather(*(self._leave(end) for _ in range(STREAMS)), return_exceptions=True):
+            if done is not None:
+                raise done
+
+    async def _leave(self, end: datetime) -> None:
         begin: datetime | None = history.BEGINNING
 
         async def chunk(tx: AsyncConnection) -> int:
@@ -160,10 +167,10 @@ class Purge:
         """The work and the count of it in one transaction, which also shows that we are at it."""
         async with self.writer.begin() as tx:
             done = await work(tx)
-            stats = {**self.stats, what: self.stats.get(what, 0) + done}
-            if not await job_runs.advance(tx, self.run, stats):
+            so_far = await job_runs.advance(tx, self.run, what, done)
+            if so_far is None:
                 raise TakenOverError
-        self.stats = stats
+        self.stats[what] = max(so_far, self.stats.get(what, 0))
         metrics.purge_removed.labels(what).inc(done)
         return done
 
@@ -213,12 +220,12 @@ async def _run(purge: Purge) -> None:
     except asyncio.CancelledError:
         log.info("the purge of %s is left to another process: this one stops", purge.run.slot.isoformat())
         async with purge.writer.begin() as tx:
-            await job_runs.release(tx, purge.run, purge.stats)
+            await job_runs.release(tx, purge.run)
         raise
     except Exception as error:
         metrics.purge_failures.inc()
         async with purge.writer.begin() as tx:
-            await job_runs.fail(tx, purge.run, purge.stats, f"{type(error).__name__}: {error}"[:1_000])
+            await job_runs.fail(tx, purge.run, f"{type(error).__name__}: {error}"[:1_000])
         raise
     seconds = time.monotonic() - began
     log.info("the purge of %s took %.1f s: %s", purge.run.slot.isoformat(), seconds, purge.stats)

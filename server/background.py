@@ -11,6 +11,7 @@ from db import connections
 from db.files import Files
 from jobs import purge, schedule
 from jobs.partitions import keep_ahead
+from jobs.purge import STREAMS
 from jobs.schedule import Job
 from jobs.worker import Worker
 from server.settings import Settings, StartError
@@ -41,8 +42,8 @@ async def working(settings: Settings, files: Files, slots: int) -> AsyncIterator
     """Work off tasks and run the nightly purge, for as long as the block lasts, on connections of their own."""
     assert settings.database_url is not None
     files.prepare()
-    # Two for each task, whose heartbeats go on besides its work; one for the queue, one for the purge.
-    writer = connections.writer(settings.database_url, 2 * slots + 2)
+    # Two for each task, whose heartbeats go on besides its work; one for the queue, the rest for the purge.
+    writer = connections.writer(settings.database_url, 2 * slots + 1 + STREAMS)
     exporter = connections.exporter(settings.database_url, slots)
     worker = Worker.of(writer, exporter, files, slots)
     nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")

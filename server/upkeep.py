@@ -14,7 +14,7 @@ from db.files import Files
 from db.job_runs import Stats
 from db.reports import now
 from jobs import verification
-from jobs.purge import by_hand
+from jobs.purge import STREAMS, by_hand
 from jobs.verification import Report
 from server.settings import Settings
 
@@ -75,7 +75,7 @@ async def _purge(settings: Settings) -> Stats:
 @asynccontextmanager
 async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     assert settings.database_url is not None
-    engine = connections.writer(settings.database_url, 2)
+    engine = connections.writer(settings.database_url, STREAMS)
     try:
         yield engine
     finally:
