@@ -1,6 +1,8 @@
 """The pools of connections to PostgreSQL: one for mutations, one for reads, so that neither can starve the other."""
 
+import socket
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from sqlalchemy import URL, event, make_url, text
@@ -12,6 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 GONE = frozenset({"08000", "08001", "08003", "08006", "25006", "57P01", "57P02", "57P03"})
 # Older than this, a connection is replaced when it is next asked for: a pool finds its way to a new primary.
 RECYCLE_SECONDS = 600
+
+# Seconds without a word before it is asked, between two questions, and how many of these remain without an answer;
+# and milliseconds that what was sent may remain unacknowledged.
+KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 SESSION = {
     "application_name": "segmentql",
@@ -38,9 +44,13 @@ EXPORTING = SESSION | {
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "idle_in_transaction_session_timeout": "60s",
+    # It takes one core, and leaves the others to everybody else.
+    "max_parallel_workers_per_gather": "0",
     # Sorting a report takes it once; what does not fit goes to disk.
     "work_mem": "64MB",
+    # Whoever is frozen, or gone without a word, does not keep a snapshot for ever.
     "tcp_keepalives_idle": "30",
+    "tcp_user_timeout": "120s",
 }
 
 
@@ -62,7 +72,7 @@ def reader(database_url: str, pool_size: int) -> AsyncEngine:
 
 def exporter(database_url: str, pool_size: int) -> AsyncEngine:
     """For reports and checks: long statements, none of which can write."""
-    engine = _engine(database_url, pool_size, EXPORTING, command_timeout=None)
+    engine = _engine(database_url, pool_size, EXPORTING, command_timeout=300)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -72,9 +82,7 @@ async def is_standby(conn: AsyncConnection) -> bool:
     return standby
 
 
-def _engine(
-    database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float | None
-) -> AsyncEngine:
+def _engine(database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float) -> AsyncEngine:
     engine = create_async_engine(
         url(database_url),
         pool_size=pool_size,
@@ -94,7 +102,20 @@ def _engine(
         },
     )
     event.listen(engine.sync_engine, "handle_error", _discard_when_gone)
+    event.listen(engine.sync_engine, "connect", _keep_alive)
     return engine
+
+
+def _keep_alive(dbapi_connection: Any, _record: object) -> None:
+    """Notice within a minute that the other side is gone without a word: its machine lost power, or a NAT forgot us."""
+    # The driver has no setting for it.
+    connected = dbapi_connection.driver_connection._transport.get_extra_info("socket")  # noqa: SLF001
+    if connected is None or connected.family == socket.AF_UNIX:
+        return
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEP_ALIVE.items():
+        if hasattr(socket, option):  # each system has its own
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _discard_when_gone(context: ExceptionContext) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import endings
 
-HEADER = b"user_id,segment,operation,at"
+# A report that takes longer is asked for in parts.
+LONGEST_SECONDS = 24 * 3_600
 # A spreadsheet runs what begins so. The apostrophe itself is among them, so that taking one away from the front of
 # whatever has one gives the id again.
 RUNNABLE = "'=', '+', '-', '@', ''''"
@@ -76,7 +77,14 @@ async def copy(conn: AsyncConnection, period: Period, output: Callable[[bytes], 
     statement, arguments = _statement(period)
     driver = (await conn.get_raw_connection()).driver_connection
     assert driver is not None
-    status: str = await driver.copy_from_query(statement, *arguments, output=with_line_ends, format="csv", header=True)
+    try:
+        status: str = await driver.copy_from_query(
+            statement, *arguments, output=with_line_ends, format="csv", header=True, timeout=LONGEST_SECONDS
+        )
+    except BaseException:
+        # Broken off in its middle it is of no use to anybody, and whoever got it next would wait for its end.
+        await conn.invalidate()
+        raise
     return int(status.removeprefix("COPY "))
 
 

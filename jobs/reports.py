@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,11 +20,13 @@ log = logging.getLogger(__name__)
 async def build(attempt: Attempt) -> None:
     """Write the report and publish it. Until then nobody sees it, and a failure leaves nothing behind."""
     claim = attempt.claim
-    # An event of the period may still be on its way.
-    await transactions.settled(attempt.writer)
+    # An event of the period may still be on its way. Of what comes after this instant some is known and some is not.
+    settled = await transactions.settled(attempt.writer)
+    asked = period(claim.args)
+    known = replace(asked, until=min(asked.until, settled))
     path = files.path(claim.id, claim.attempt)
     try:
-        result = await _write(attempt, path)
+        result = await _write(attempt, known, path)
     except BaseException:
         await _discard(attempt)
         raise
@@ -35,8 +37,14 @@ async def build(attempt: Attempt) -> None:
     if not published:
         await _discard(attempt)
         raise LostError
-    with _leaving_it_to_the_purge(claim.id):
-        await attempt.files.remove(claim.id, but=claim.attempt)
+
+
+async def tidy(attempt: Attempt) -> None:
+    """Remove what earlier attempts may have left."""
+    claim = attempt.claim
+    if claim.attempt > 1:
+        with _leaving_it_to_the_purge(claim.id):
+            await attempt.files.remove(claim.id, but=claim.attempt)
 
 
 async def _discard(attempt: Attempt) -> None:
@@ -52,11 +60,11 @@ def _leaving_it_to_the_purge(task_id: UUID) -> Iterator[None]:
         log.warning("files of task %s could not be removed, the purge will try: %s", task_id, error)
 
 
-async def _write(attempt: Attempt, path: str) -> dict[str, Any]:
+async def _write(attempt: Attempt, period: Period, path: str) -> dict[str, Any]:
     async with attempt.files.writing(path, files.name(attempt.claim.id)) as file:
         output = _Output(attempt, file)
         async with attempt.exporter.connect() as conn:
-            attempt.rows_done = await reports.copy(conn, period(attempt.claim.args), output.write)
+            attempt.rows_done = await reports.copy(conn, period, output.write)
     return {
         "attempt": attempt.claim.attempt,
         "rows": attempt.rows_done,

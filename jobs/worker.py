@@ -20,6 +20,8 @@ from jobs.attempt import Attempt, LostError
 log = logging.getLogger(__name__)
 # How long a task waits that nobody has told us of. It is one look into an index.
 PAUSE_SECONDS = 1.0
+# How long an end of ours takes to reach us.
+GRACE_SECONDS = 0.5
 QUICK = frozenset(TaskKind) - {TaskKind.SEGMENT_CLEANUP}
 
 WORK: dict[TaskKind, Callable[[Attempt], Awaitable[None]]] = {
@@ -108,6 +110,8 @@ class Worker:
             log.exception("%s failed (error id %s)", what, error_id)
             await self._fail(claim, f"An internal error stopped it (id {error_id}).", final=False)
         else:
+            if claim.kind is TaskKind.REPORT:
+                await reports.tidy(attempt)
             metrics.tasks_finished.labels(claim.kind.value).inc()
             log.info("finished %s: %s rows", what, attempt.rows_done)
 
@@ -116,6 +120,10 @@ class Worker:
         beats = asyncio.create_task(_beat(attempt))
         try:
             await asyncio.wait([work, beats], return_when=asyncio.FIRST_COMPLETED)
+            # A task that has ended is nobody's, either: it may be our own end that the heartbeat found.
+            await asyncio.wait([work], timeout=GRACE_SECONDS)
+            if work.cancelled():
+                raise RuntimeError("the work was canceled, and not by us")
             if work.done():
                 return work.result()
             beats.result()
