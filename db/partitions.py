@@ -78,7 +78,7 @@ async def drop(tx: AsyncConnection, month: str) -> int:
     """
     needed = await tx.execute(
         text("""
-            SELECT EXISTS (SELECT FROM memberships WHERE expires_at < ended.by)
+            SELECT EXISTS (SELECT FROM memberships WHERE expires_at < ended.by AND expires_at < 'infinity')
                 OR EXISTS (SELECT FROM segments WHERE deleted_at < ended.by AND cleaned_at IS NULL)
             FROM (SELECT to_timestamp(:month || ' +00', 'YYYY_MM TZH') + interval '1 month' AS by) AS ended
         """),

@@ -74,14 +74,20 @@ async def describe(tx: AsyncConnection, segment_id: int, description: str | None
 
 async def delete(tx: AsyncConnection, segment_id: int, operation_id: int) -> None:
     """Mark a segment that is locked as deleted; its memberships end at that instant, however many there are."""
-    # The clock is read after the lock was granted: every membership's last event is earlier.
+    # The clock is read after the lock was granted: every membership's last event is earlier. Unless the clock was set
+    # back, or that of a new primary lags behind the old one's.
     await tx.execute(
         text("""
-            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version)
+            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version), clock AS (
+                SELECT greatest(clock_timestamp(), (
+                    SELECT max(at) + interval '1 microsecond' FROM membership_events
+                    WHERE segment_id = :id AND at >= now()
+                )) AS instant
+            )
             UPDATE segments
-            SET deleted_at = clock_timestamp(), updated_at = clock_timestamp(), deleted_by = :operation_id,
+            SET deleted_at = clock.instant, updated_at = clock.instant, deleted_by = :operation_id,
                 version = catalogue.version
-            FROM catalogue WHERE id = :id
+            FROM catalogue, clock WHERE id = :id
         """),
         {"id": segment_id, "operation_id": operation_id},
     )

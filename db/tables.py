@@ -124,7 +124,7 @@ membership_events = Table(
     # Null when nobody asked for it: the membership expired.
     Column("operation_id", BigInteger),
     Index("membership_events_user", "user_id", "at"),
-    Index("membership_events_at", "at", postgresql_using="brin"),
+    Index("membership_events_at", "at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
     postgresql_partition_by="RANGE (at)",
 )
 
@@ -143,7 +143,7 @@ operations = Table(
     Column("at", instant, nullable=False, server_default=text("now()")),
     UniqueConstraint("client", "idempotency_key", name="operations_key"),
     # For giving keys up once their retention is over.
-    Index("operations_keyed", "at", postgresql_where=text("idempotency_key IS NOT NULL")),
+    Index("operations_keyed", "id", "at", postgresql_where=text("idempotency_key IS NOT NULL")),
 )
 
 # Work that nobody waits for: what callers poll, and the queue that workers take from.
@@ -180,6 +180,11 @@ tasks = Table(
     Index("tasks_unfinished", "id", postgresql_where=text("status IN ('QUEUED', 'RUNNING')")),
     Index("tasks_client", "client", "id"),
     Index("tasks_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    Index(
+        "tasks_with_file",
+        "finished_at",
+        postgresql_where=text("kind = 'REPORT' AND status = 'SUCCEEDED' AND file_removed_at IS NULL"),
+    ),
     # One at a time for each segment.
     Index(
         "tasks_cleanup",

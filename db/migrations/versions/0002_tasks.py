@@ -39,6 +39,10 @@ def upgrade() -> None:
     op.execute("CREATE INDEX tasks_client ON tasks (client, id)")
     op.execute("CREATE INDEX tasks_finished ON tasks (finished_at) WHERE finished_at IS NOT NULL")
     op.execute("""
+        CREATE INDEX tasks_with_file ON tasks (finished_at)
+        WHERE kind = 'REPORT' AND status = 'SUCCEEDED' AND file_removed_at IS NULL
+    """)
+    op.execute("""
         CREATE UNIQUE INDEX tasks_cleanup ON tasks (segment_id)
         WHERE kind = 'SEGMENT_CLEANUP' AND status IN ('QUEUED', 'RUNNING')
     """)
@@ -63,7 +67,10 @@ def upgrade() -> None:
         INSERT INTO secrets VALUES
             ('links', sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())))
     """)
-    op.execute("CREATE INDEX operations_keyed ON operations (at) WHERE idempotency_key IS NOT NULL")
+    op.execute("CREATE INDEX operations_keyed ON operations (id, at) WHERE idempotency_key IS NOT NULL")
+    # Kept up to date as rows come: a deletion looks for events that are dated in the future.
+    op.execute("DROP INDEX membership_events_at")
+    op.execute("CREATE INDEX membership_events_at ON membership_events USING brin (at) WITH (autosummarize = on)")
     # Segments that were deleted before there were tasks.
     op.execute("""
         INSERT INTO tasks (kind, client, operation_id, segment_id)
@@ -76,6 +83,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP INDEX operations_keyed")
+    op.execute("DROP INDEX membership_events_at")
+    op.execute("CREATE INDEX membership_events_at ON membership_events USING brin (at)")
     for table in ("secrets", "job_runs", "tasks"):
         op.execute(f"DROP TABLE {table}")
     for type_ in ("run_state", "task_status", "task_kind"):
