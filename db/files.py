@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -97,7 +98,7 @@ class Files:
             return
         reports = self._folder / REPORTS
         reports.mkdir(mode=0o700, parents=True, exist_ok=True)
-        trial = reports / f".{os.getpid()}"
+        trial = reports / f".{secrets.token_hex(8)}"
         trial.touch()
         trial.unlink()
         self._store = LocalStore(self._folder)
@@ -215,7 +216,8 @@ def _kept(reports: Path) -> list[list[Kept]]:
     for folder in reports.iterdir():
         task_id = _task_id(folder.name)
         if task_id is not None:
-            found.append(Kept(task_id, datetime.fromtimestamp(folder.stat().st_mtime, UTC)))
+            with suppress(FileNotFoundError):  # it is just being removed
+                found.append(Kept(task_id, datetime.fromtimestamp(folder.stat().st_mtime, UTC)))
     return [found[start : start + PAGE] for start in range(0, len(found), PAGE)]
 
 

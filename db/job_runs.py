@@ -39,6 +39,11 @@ class Record:
 
 # Nothing is written, and nobody waits, once the slot is finished.
 CLAIM = text(f"""
+    WITH given_up AS (
+        UPDATE job_runs SET state = 'FAILED', error = 'Its process stopped, and the next run took its place.'
+        WHERE job = :job AND slot <> date_trunc('day', now(), 'UTC') AND state = 'RUNNING'
+          AND heartbeat_at < now() - interval '{LEASE_SECONDS} seconds'
+    )
     INSERT INTO job_runs AS run (job, slot, state, runner, started_at, heartbeat_at)
     SELECT :job, slot, 'RUNNING', :runner, now(), now()
     FROM (SELECT date_trunc('day', now(), 'UTC') AS slot) AS due

@@ -53,20 +53,23 @@ async def settle(tx: AsyncConnection, operation_id: int, result: dict[str, Any])
     await tx.execute(SETTLE, {"id": operation_id, "result": result})
 
 
-async def give_up_keys(tx: AsyncConnection, *, hours: int, limit: int) -> int:
-    """Let up to `limit` keys that are older than so many hours be used anew; what they did stays on record."""
+async def give_up_keys(tx: AsyncConnection, *, hours: int, after: int, limit: int) -> list[int]:
+    """Let up to `limit` keys older than so many hours be used anew, of operations behind `after`, the oldest first.
+
+    Returns the operations' ids. What they did stays on record.
+    """
     result = await tx.execute(
         text("""
             UPDATE operations SET idempotency_key = NULL
             WHERE id = ANY (ARRAY(
                 SELECT id FROM operations
-                WHERE idempotency_key IS NOT NULL AND at < now() - make_interval(hours => :hours)
-                ORDER BY at LIMIT :limit FOR UPDATE SKIP LOCKED
-            ))
+                WHERE id > :after AND idempotency_key IS NOT NULL AND at < now() - make_interval(hours => :hours)
+                ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
+            )) RETURNING id
         """),
-        {"hours": hours, "limit": limit},
+        {"hours": hours, "after": after, "limit": limit},
     )
-    return result.rowcount
+    return list(result.scalars())
 
 
 async def delete_unexplaining(tx: AsyncConnection, *, limit: int) -> int:

@@ -7,7 +7,7 @@ from db import endings, tasks
 from jobs.attempt import Attempt, LostError
 
 # Bounds how long one transaction lasts, and what a write ahead of it has to wait for.
-CHUNK = 2_000
+CHUNK = 1_000
 # Nobody waits for it, and everybody else uses the same disk: it rests for as long as it works.
 REST = 1.0
 

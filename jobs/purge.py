@@ -69,14 +69,17 @@ class Purge:
 
     async def work(self) -> None:
         await self._memberships()
-        await self._all("keys", lambda tx: operations.give_up_keys(tx, hours=self.retention.key_hours, limit=CHUNK))
+        await self._keys()
         await self._files()
         await self._all("tasks", lambda tx: tasks.delete_finished(tx, days=self.retention.task_days, limit=CHUNK))
-        await self._leftovers()
         await keep_ahead(self.writer)
         if self.retention.history_months is not None:
             await self._history(self.retention.history_months)
         await self._step("cleanups", tasks.queue_missing_cleanups)
+        try:
+            await self._leftovers()
+        except ERRORS as error:
+            log.warning("what killed workers left could not be looked for, the next purge will: %s", error)
 
     async def finish(self) -> None:
         async with self.writer.begin() as tx:
@@ -104,6 +107,17 @@ class Purge:
             await self._step("memberships", chunk)
             self.progress(self.stats["memberships"])
             await asyncio.sleep(REST_SECONDS)
+
+    async def _keys(self) -> None:
+        after = 0
+
+        async def chunk(tx: AsyncConnection) -> int:
+            nonlocal after
+            given_up = await operations.give_up_keys(tx, hours=self.retention.key_hours, after=after, limit=CHUNK)
+            after = max(given_up, default=after)
+            return len(given_up)
+
+        await self._all("keys", chunk)
 
     async def _files(self) -> None:
         """First no link leads to a file any more, then it goes."""

@@ -64,8 +64,8 @@ async def _verify(settings: Settings, checksums: bool) -> Report:
 async def _purge(settings: Settings) -> Stats:
     files = Files(settings.store)
     files.prepare()
-    async with _engine(settings) as writer:
-        async with writer.connect() as conn:
+    async with _engines(settings) as (writer, exporter):
+        async with exporter.connect() as conn:
             waiting = await endings.count(conn, await now(conn))
         with progress() as bars:
             bar = bars.add_task("expired memberships", total=waiting)
@@ -73,13 +73,15 @@ async def _purge(settings: Settings) -> Stats:
 
 
 @asynccontextmanager
-async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+async def _engines(settings: Settings) -> AsyncIterator[tuple[AsyncEngine, AsyncEngine]]:
     assert settings.database_url is not None
-    engine = connections.writer(settings.database_url, STREAMS)
+    writer = connections.writer(settings.database_url, STREAMS)
+    exporter = connections.exporter(settings.database_url, 1)
     try:
-        yield engine
+        yield writer, exporter
     finally:
-        await engine.dispose()
+        await writer.dispose()
+        await exporter.dispose()
 
 
 def progress() -> Progress:
