@@ -19,6 +19,9 @@ from operations import ERRORS, new_key
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db import connections, migrate
+from jobs.partitions import keep_ahead
+
 TASK_FIELDS = """id kind status progress rowsDone createdAt startedAt finishedAt pollAfterMs error
   file { url urlExpiresAt bytes rows sha256 }"""
 REPORT = f"""mutation ($input: GenerateReportInput!, $key: String!) {{
@@ -158,3 +161,54 @@ async def process(
             running.send(SIGCONT)
             running.send(SIGKILL)
         running.process.wait(20)
+
+
+STALLED = "user-000500"
+
+
+@asynccontextmanager
+async def stalling_reports(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A database with 1 000 events, in which a report waits in its middle while somebody holds lock 42."""
+    engine = connections.writer(database_url, pool_size=4)
+    await migrate.migrate(engine)
+    await keep_ahead(engine)
+    await execute(engine, "INSERT INTO segments (slug, version) VALUES ('A', 1)")
+    await execute(engine, "UPDATE catalogue SET version = 1")
+    await execute(engine, "INSERT INTO operations (client, kind, fingerprint) VALUES ('seed', 'seed', '')")
+    await execute(
+        engine,
+        """WITH added AS (
+               INSERT INTO memberships
+               SELECT 'user-' || lpad(n::text, 6, '0'), 1, clock_timestamp() FROM generate_series(0, 999) AS n
+               RETURNING *
+           ) INSERT INTO membership_events SELECT user_id, 1, 'ADDED', added_at, expires_at, 1 FROM added""",
+    )
+    # Formatting the instants is the last thing that happens to a row.
+    ((middle,),) = await execute(engine, "SELECT at FROM membership_events WHERE user_id = :user", user=STALLED)
+    await execute(
+        engine,
+        f"""CREATE FUNCTION to_char(at timestamp, format text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$ BEGIN
+                IF at = '{middle:%Y-%m-%d %H:%M:%S.%f}' THEN
+                    PERFORM pg_advisory_lock_shared(42);
+                    PERFORM pg_advisory_unlock_shared(42);
+                END IF;
+                RETURN pg_catalog.to_char(at, format);
+            END $$""",
+    )
+    name = engine.url.database
+    await execute(engine, f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
+    await engine.dispose()
+    yield engine
+    await engine.dispose()
+
+
+STALLS = """SELECT pid FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event = 'advisory' AND query LIKE '%COPY%'"""
+
+
+async def in_the_middle(engine: AsyncEngine, reports: int = 1) -> None:
+    for _ in range(1_000):
+        if len(await execute(engine, STALLS)) == reports:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(await execute(engine, "SELECT wait_event, state, query FROM pg_stat_activity"))

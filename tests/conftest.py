@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 import uvicorn
+from databases import fresh
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -75,6 +76,13 @@ async def _migrate(database_url: str) -> None:
     await migrate.migrate(engine)
     await keep_ahead(engine)
     await engine.dispose()
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """A database of the test's own, with nothing in it."""
+    with fresh(servers) as url:
+        yield url
 
 
 @pytest.fixture

@@ -66,6 +66,12 @@ class Proxy:
         self.deliver = True
         self._away = False
         self._writers: set[asyncio.StreamWriter] = set()
+        self._copying: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()
+
+    def silence_copies(self) -> None:
+        """Let the connections that a COPY was sent on carry nothing any more, nor end: as when a NAT forgets them."""
+        self._silent |= self._copying
 
     def leave(self) -> None:
         """Be a PostgreSQL that is down."""
@@ -86,6 +92,10 @@ class Proxy:
         back = asyncio.create_task(self._answers(server_reader, writer, losing))
         try:
             while sent := await reader.read(65_536):
+                if writer in self._silent:
+                    continue
+                if b"COPY (" in sent:
+                    self._copying.add(writer)
                 if b"COMMIT" in sent and self.commits_to_lose:
                     self.commits_to_lose -= 1
                     losing.set()
@@ -106,9 +116,12 @@ class Proxy:
             if losing.is_set():
                 writer.transport.abort()
                 return
+            if writer in self._silent:
+                continue
             writer.write(answer)
             await writer.drain()
-        writer.close()
+        if writer not in self._silent:
+            writer.close()
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
-from databases import fresh, query, sql
+from databases import query, sql
 from operations import CREATE, MEMBERSHIPS, SEGMENTS, new_key
 from processes import processes
 
@@ -64,13 +64,6 @@ def place() -> Iterator[Path]:
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(path)
     assert left == []
-
-
-@pytest.fixture
-def database_url(servers: Servers) -> Iterator[str]:
-    """A database of the test's own, with nothing in it."""
-    with fresh(servers) as url:
-        yield url
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 from conftest import Client, Serve
-from databases import fresh, query
+from databases import query
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -27,13 +27,6 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 def running(writer: AsyncEngine) -> AbstractAsyncContextManager[None]:
     return schedule.running(_partitions(writer), when=EVERY_SECOND)
-
-
-@pytest.fixture
-def database_url(servers: Servers) -> Iterator[str]:
-    """A database of the test's own, with nothing in it."""
-    with fresh(servers) as url:
-        yield url
 
 
 @pytest.fixture

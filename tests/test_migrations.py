@@ -48,12 +48,6 @@ UNION ALL
 
 
 @pytest.fixture
-def database_url(servers: Servers) -> Iterator[str]:
-    with fresh(servers) as url:
-        yield url
-
-
-@pytest.fixture
 async def empty(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A database of the test's own, with nothing in it."""
     engine = create_async_engine(database_url, poolclass=NullPool)

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
@@ -21,26 +21,24 @@ from background import (
     download,
     execute,
     finished,
+    in_the_middle,
     let_leases_end,
     lines,
     process,
     purged,
     report,
     stalled,
+    stalling_reports,
     task,
 )
 from conftest import Client, Serve
-from databases import fresh
 from operations import change, count, create, database_clock, delete, differences, new_key
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import connections, migrate, tasks
+from db import tasks
 from db.tables import TaskKind
-from jobs.partitions import keep_ahead
 from server.embedded import Servers
 from server.settings import Settings
-
-STALLED = "user-000500"
 
 
 async def cancel(client: Client, task_id: str, key: str = "") -> Any:
@@ -146,58 +144,9 @@ async def test_a_cleanup_cannot_be_called_off(serve: Serve) -> None:
 
 
 @pytest.fixture
-def database_url(servers: Servers) -> Iterator[str]:
-    """A database of the test's own, with nothing in it."""
-    with fresh(servers) as url:
-        yield url
-
-
-@pytest.fixture
 async def stalling(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """A database with 1 000 events, in which a report waits in its middle while somebody holds lock 42."""
-    engine = connections.writer(database_url, pool_size=4)
-    await migrate.migrate(engine)
-    await keep_ahead(engine)
-    await execute(engine, "INSERT INTO segments (slug, version) VALUES ('A', 1)")
-    await execute(engine, "UPDATE catalogue SET version = 1")
-    await execute(engine, "INSERT INTO operations (client, kind, fingerprint) VALUES ('seed', 'seed', '')")
-    await execute(
-        engine,
-        """WITH added AS (
-               INSERT INTO memberships
-               SELECT 'user-' || lpad(n::text, 6, '0'), 1, clock_timestamp() FROM generate_series(0, 999) AS n
-               RETURNING *
-           ) INSERT INTO membership_events SELECT user_id, 1, 'ADDED', added_at, expires_at, 1 FROM added""",
-    )
-    # Formatting the instants is the last thing that happens to a row.
-    ((middle,),) = await execute(engine, "SELECT at FROM membership_events WHERE user_id = :user", user=STALLED)
-    await execute(
-        engine,
-        f"""CREATE FUNCTION to_char(at timestamp, format text) RETURNS text LANGUAGE plpgsql VOLATILE AS $$ BEGIN
-                IF at = '{middle:%Y-%m-%d %H:%M:%S.%f}' THEN
-                    PERFORM pg_advisory_lock_shared(42);
-                    PERFORM pg_advisory_unlock_shared(42);
-                END IF;
-                RETURN pg_catalog.to_char(at, format);
-            END $$""",
-    )
-    name = engine.url.database
-    await execute(engine, f"ALTER DATABASE {name} SET search_path = public, pg_catalog")
-    await engine.dispose()
-    yield engine
-    await engine.dispose()
-
-
-STALLS = """SELECT pid FROM pg_stat_activity
-            WHERE datname = current_database() AND wait_event = 'advisory' AND query LIKE '%COPY%'"""
-
-
-async def in_the_middle(engine: AsyncEngine, reports: int = 1) -> None:
-    for _ in range(1_000):
-        if len(await execute(engine, STALLS)) == reports:
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError(await execute(engine, "SELECT wait_event, state, query FROM pg_stat_activity"))
+    async with stalling_reports(database_url) as engine:
+        yield engine
 
 
 def published(folder: Path) -> list[str]:
