@@ -20,10 +20,12 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir /build/wheel . && \
 
 FROM python:3.13-slim
 # By number, so that an orchestrator can see that it is not root.
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin segmentql
+# The folder is where reports are kept, unless SEGMENTQL_FILES names a bucket; a volume that is mounted there takes over
+# its owner.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir / --shell /usr/sbin/nologin segmentql && \
+    mkdir --mode=700 /var/lib/segmentql && \
+    chown 10001:10001 /var/lib/segmentql
 COPY --from=build /opt/segmentql /opt/segmentql
-# Where reports are kept, unless SEGMENTQL_FILES names a bucket. A volume that is mounted here takes over its owner.
-RUN mkdir --mode=700 /var/lib/segmentql && chown 10001:10001 /var/lib/segmentql
 # Every address of the container. Until callers are authenticated that is refused, unless
 # SEGMENTQL_UNAUTHENTICATED=anywhere says that the network around the container keeps strangers out.
 ENV PATH=/opt/segmentql/bin:$PATH \

@@ -19,8 +19,7 @@ from operations import ERRORS, new_key
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import connections, migrate
-from jobs.partitions import keep_ahead
+from db import connections
 
 TASK_FIELDS = """id kind status progress rowsDone createdAt startedAt finishedAt pollAfterMs error
   file { url urlExpiresAt bytes rows sha256 }"""
@@ -170,8 +169,6 @@ STALLED = "user-000500"
 async def stalling_reports(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A database with 1 000 events, in which a report waits in its middle while somebody holds lock 42."""
     engine = connections.writer(database_url, pool_size=4)
-    await migrate.migrate(engine)
-    await keep_ahead(engine)
     await execute(engine, "INSERT INTO segments (slug, version) VALUES ('A', 1)")
     await execute(engine, "UPDATE catalogue SET version = 1")
     await execute(engine, "INSERT INTO operations (client, kind, fingerprint) VALUES ('seed', 'seed', '')")

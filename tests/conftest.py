@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import httpx
 import pytest
 import uvicorn
-from databases import fresh
+from databases import PREPARED, fresh, sql
 from redis.asyncio import Redis
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections, migrate
@@ -68,6 +68,9 @@ Serve = Callable[..., AbstractAsyncContextManager[Client]]
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with embedded.running(tmp_path_factory.mktemp("servers"), durable=False) as running:
         asyncio.run(_migrate(running.database_url))
+        sql(
+            running.database_url.replace("/segmentql?", "/template1?"), f"CREATE DATABASE {PREPARED} TEMPLATE segmentql"
+        )
         yield running
 
 
@@ -82,6 +85,13 @@ async def _migrate(database_url: str) -> None:
 def database_url(servers: Servers) -> Iterator[str]:
     """A database of the test's own, with nothing in it."""
     with fresh(servers) as url:
+        yield url
+
+
+@pytest.fixture
+def prepared_url(servers: Servers) -> Iterator[str]:
+    """A database of the test's own, with the tables and partitions."""
+    with fresh(servers, PREPARED) as url:
         yield url
 
 

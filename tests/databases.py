@@ -12,12 +12,15 @@ from sqlalchemy.pool import NullPool
 
 from server.embedded import Servers
 
+# The tables and partitions, and nothing in them: a copy is made faster than a migration.
+PREPARED = "prepared"
+
 
 @contextmanager
-def fresh(servers: Servers) -> Iterator[str]:
-    """The URL of an empty database. Not inside a running event loop: it has its own."""
+def fresh(servers: Servers, like: str = "template1") -> Iterator[str]:
+    """The URL of a database of one's own. Not inside a running event loop: it has its own."""
     name = f"test_{secrets.token_hex(6)}"
-    sql(servers.database_url, f"CREATE DATABASE {name}")
+    sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {like}")
     yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
     sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -38,17 +38,17 @@ RETENTION = Retention(24, 7, 30, None)
 
 
 @pytest.fixture
-async def stalling(database_url: str) -> AsyncIterator[AsyncEngine]:
-    async with stalling_reports(database_url) as engine:
+async def stalling(prepared_url: str) -> AsyncIterator[AsyncEngine]:
+    async with stalling_reports(prepared_url) as engine:
         yield engine
 
 
 async def test_a_connection_that_died_without_a_word_holds_up_nothing(
-    stalling: AsyncEngine, database_url: str, serve: Serve, tmp_path: Path
+    stalling: AsyncEngine, prepared_url: str, serve: Serve, tmp_path: Path
 ) -> None:
     """The report on it is called off. The next one gets another connection, and the process ends as usual."""
     async with AsyncExitStack() as ending:
-        proxy = await ending.enter_async_context(proxy_before(database_url, tmp_path))
+        proxy = await ending.enter_async_context(proxy_before(prepared_url, tmp_path))
         async with stalled(stalling):
             client = await ending.enter_async_context(serve(database_url=proxy.url, serve_tasks=1))
             task_id = (await ask_for_report(client))["task"]["id"]
@@ -60,10 +60,10 @@ async def test_a_connection_that_died_without_a_word_holds_up_nothing(
 
 @pytest.mark.parametrize("deliver", [True, False])
 async def test_a_report_whose_commit_is_not_answered_is_published_once(
-    stalling: AsyncEngine, database_url: str, serve: Serve, tmp_path: Path, deliver: bool
+    stalling: AsyncEngine, prepared_url: str, serve: Serve, tmp_path: Path, deliver: bool
 ) -> None:
     folder = tmp_path / "files"
-    async with proxy_before(database_url, tmp_path) as proxy, stalled(stalling) as let_go:
+    async with proxy_before(prepared_url, tmp_path) as proxy, stalled(stalling) as let_go:
         proxy.deliver = deliver
         async with serve(database_url=proxy.url, files=str(folder), serve_tasks=1) as client:
             task_id = (await ask_for_report(client))["task"]["id"]
@@ -81,7 +81,7 @@ async def test_a_report_whose_commit_is_not_answered_is_published_once(
 
 
 async def test_a_purge_whose_commit_is_not_answered_counts_right(
-    stalling: AsyncEngine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stalling: AsyncEngine, prepared_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await execute(
         stalling, "UPDATE memberships SET expires_at = added_at + interval '1 microsecond' WHERE segment_id = 1"
@@ -90,7 +90,7 @@ async def test_a_purge_whose_commit_is_not_answered_counts_right(
     monkeypatch.setattr("jobs.purge.CHUNK", 100)
     files = Files(str(tmp_path / "files"))
     files.prepare()
-    async with proxy_before(database_url, tmp_path) as proxy:
+    async with proxy_before(prepared_url, tmp_path) as proxy:
         writer = connections.writer(proxy.url, 3)
         advance = job_runs.advance
 

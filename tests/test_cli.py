@@ -67,10 +67,9 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def urls(servers: Servers, database_url: str) -> dict[str, str]:
-    """The settings for that database, at the newest revision."""
-    asyncio.run(migrated(database_url))
-    return {"SEGMENTQL_DATABASE_URL": database_url, "SEGMENTQL_REDIS_URL": servers.redis_url}
+def urls(servers: Servers, prepared_url: str) -> dict[str, str]:
+    """The settings for a database of the test's own."""
+    return {"SEGMENTQL_DATABASE_URL": prepared_url, "SEGMENTQL_REDIS_URL": servers.redis_url}
 
 
 def test_serve_says_where_and_what_to_try_and_keeps_what_was_written(place: Path) -> None:

@@ -1,9 +1,11 @@
 """Downloads: with a good link the file, without one nothing; from a folder, or from a bucket."""
 
 import asyncio
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
@@ -187,31 +189,33 @@ async def test_any_process_follows_a_link_that_another_has_made(serve: Serve, cl
         assert (await other.http.get(urlunsplit(url))).status_code == 200
 
 
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of a server that speaks S3, which is a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with httpx.Client(transport=httpx.HTTPTransport(retries=12)) as http:
+        http.get(f"http://127.0.0.1:{port}", timeout=10)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
+
+
 @pytest.fixture
-async def bucket(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> AsyncIterator[Any]:
-    """A bucket on a server that speaks S3, which is a process of its own."""
-    endpoint = f"http://127.0.0.1:{unused_port}"
-    server = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(unused_port)),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
+def bucket(monkeypatch: pytest.MonkeyPatch, s3: str) -> Any:
     environ = {
         "AWS_ACCESS_KEY_ID": "some-id",
         "AWS_SECRET_ACCESS_KEY": "some-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": s3,
         "AWS_ALLOW_HTTP": "true",
     }
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(retries=12)) as http:
-        await http.get(endpoint, timeout=10)
-    s3 = boto3.resource("s3", endpoint_url=endpoint)
-    yield s3.create_bucket(Bucket="reports-of-tests")
-    server.terminate()
-    await server.wait()
+    return boto3.resource("s3", endpoint_url=s3).create_bucket(Bucket=f"reports-{uuid4()}")
 
 
 async def test_a_report_in_a_bucket_is_downloaded_from_there(serve: Serve, bucket: Any, engine: AsyncEngine) -> None:

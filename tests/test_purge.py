@@ -44,7 +44,7 @@ from operations import (
 from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner
 
-from db import connections, migrate, partitions
+from db import connections, partitions
 from db.files import Files
 from jobs import purge as purging
 from jobs.partitions import keep_ahead
@@ -64,11 +64,9 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-async def own(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """Its connections; the tables are there."""
-    engine = connections.writer(database_url, pool_size=6)
-    await migrate.migrate(engine)
-    await keep_ahead(engine)
+async def own(prepared_url: str) -> AsyncIterator[AsyncEngine]:
+    """A database of the test's own."""
+    engine = connections.writer(prepared_url, pool_size=6)
     yield engine
     await engine.dispose()
 
@@ -221,7 +219,7 @@ async def test_a_night_is_purged_once_by_whichever_process(
 
 
 async def test_nights_that_were_missed_are_caught_up_with_by_one_run(
-    own: AsyncEngine, database_url: str, serve: Serve
+    own: AsyncEngine, prepared_url: str, serve: Serve
 ) -> None:
     """All processes are down over midnight: three nights, by the database's idea of now."""
     await execute(own, "CREATE TABLE clock AS SELECT interval '0' AS ahead")
@@ -233,14 +231,14 @@ async def test_nights_that_were_missed_are_caught_up_with_by_one_run(
         )
     await execute(own, f"ALTER DATABASE {own.url.database} SET search_path = public, pg_catalog")
     await own.dispose()
-    async with serve(database_url=database_url, serve_tasks=1) as client:
+    async with serve(database_url=prepared_url, serve_tasks=1) as client:
         await purged(own)
         await create(client, "A")
         await change(client, 7, add=["A"], ttlDays=1)
         await change(client, 8, add=["A"], ttlDays=5)
     ((first,),) = await execute(own, "SELECT slot FROM job_runs")
     await execute(own, "UPDATE clock SET ahead = interval '3 days'")
-    async with serve(database_url=database_url, serve_tasks=1) as client:
+    async with serve(database_url=prepared_url, serve_tasks=1) as client:
         await purged(own, runs=2)
         runs = await execute(own, "SELECT slot, attempt, stats ->> 'memberships' FROM job_runs ORDER BY slot")
         assert runs == [(first, 1, "0"), (first + timedelta(days=3), 1, "1")]
@@ -268,7 +266,7 @@ STALLED = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND
 @pytest.mark.parametrize("work", ["purge", "cleanup"])
 async def test_killed_or_frozen_in_the_middle_nothing_doubles_or_is_missing(
     own: AsyncEngine,
-    database_url: str,
+    prepared_url: str,
     serve: Serve,
     servers: Servers,
     tmp_path: Path,
@@ -277,7 +275,7 @@ async def test_killed_or_frozen_in_the_middle_nothing_doubles_or_is_missing(
     work: str,
 ) -> None:
     users = 5_500  # more than a chunk
-    place = {"database_url": database_url, "files": str(tmp_path / "files")}
+    place = {"database_url": prepared_url, "files": str(tmp_path / "files")}
     async with AsyncExitStack() as ending, stalled(own) as let_go:
         idle = await ending.enter_async_context(serve(**place))
         await many(own, users, expired=work == "purge")
@@ -286,7 +284,7 @@ async def test_killed_or_frozen_in_the_middle_nothing_doubles_or_is_missing(
         await execute(own, SLOW)
         await execute(own, TRIGGER)
         worker = await ending.enter_async_context(
-            process(tmp_path, database_url, servers.redis_url, WORKER, files=place["files"])
+            process(tmp_path, prepared_url, servers.redis_url, WORKER, files=place["files"])
         )
         while not await execute(own, STALLED):
             await asyncio.sleep(0.02)
@@ -458,11 +456,11 @@ async def months_since(engine: AsyncEngine, year: int, month: int) -> int:
 
 
 async def test_a_purge_that_fails_is_recorded_and_goes_on_where_it_was(
-    own: AsyncEngine, database_url: str, serve: Serve, files: Files
+    own: AsyncEngine, prepared_url: str, serve: Serve, files: Files
 ) -> None:
     await many(own, 100, expired=True)
     await execute(own, "ALTER TABLE operations RENAME COLUMN idempotency_key TO mislaid")
-    async with serve(database_url=database_url, serve_tasks=1):
+    async with serve(database_url=prepared_url, serve_tasks=1):
         while not await execute(own, "SELECT 1 FROM job_runs WHERE state = 'FAILED'"):
             await asyncio.sleep(0.05)
     ((error, stats),) = await execute(own, "SELECT error, stats FROM job_runs")
@@ -470,25 +468,25 @@ async def test_a_purge_that_fails_is_recorded_and_goes_on_where_it_was(
     assert stats == {"memberships": 100}
     await execute(own, "ALTER TABLE operations RENAME COLUMN mislaid TO idempotency_key")
     await execute(own, "UPDATE job_runs SET heartbeat_at = heartbeat_at - interval '1 hour'")
-    async with serve(database_url=database_url, serve_tasks=1):
+    async with serve(database_url=prepared_url, serve_tasks=1):
         await purged(own)
     ((attempt, error, stats),) = await execute(own, "SELECT attempt, error, stats FROM job_runs")
     assert (attempt, error, stats["memberships"], stats["keys"]) == (2, None, 100, 0)
 
 
 async def test_a_process_that_stops_leaves_the_purge_to_another_at_once(
-    own: AsyncEngine, database_url: str, serve: Serve
+    own: AsyncEngine, prepared_url: str, serve: Serve
 ) -> None:
     await many(own, 1_000, expired=True)
     await execute(own, SLOW)
     await execute(own, TRIGGER)
     async with stalled(own) as let_go:
-        async with serve(database_url=database_url, serve_tasks=1):
+        async with serve(database_url=prepared_url, serve_tasks=1):
             while not await execute(own, STALLED):
                 await asyncio.sleep(0.02)
         assert await count(own, "memberships") == 1_000
         await let_go()
-    async with serve(database_url=database_url, serve_tasks=1):
+    async with serve(database_url=prepared_url, serve_tasks=1):
         await purged(own)
     assert await ended(own) == [("EXPIRED", 1_000, 1_000)]
     assert await execute(own, "SELECT attempt FROM job_runs") == [(2,)]

@@ -144,8 +144,8 @@ async def test_a_cleanup_cannot_be_called_off(serve: Serve) -> None:
 
 
 @pytest.fixture
-async def stalling(database_url: str) -> AsyncIterator[AsyncEngine]:
-    async with stalling_reports(database_url) as engine:
+async def stalling(prepared_url: str) -> AsyncIterator[AsyncEngine]:
+    async with stalling_reports(prepared_url) as engine:
         yield engine
 
 
@@ -155,13 +155,13 @@ def published(folder: Path) -> list[str]:
 
 
 async def test_a_report_whose_worker_is_killed_is_made_by_another(
-    stalling: AsyncEngine, database_url: str, serve: Serve, servers: Servers, tmp_path: Path
+    stalling: AsyncEngine, prepared_url: str, serve: Serve, servers: Servers, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as ending, stalled(stalling) as let_go:
-        place = {"database_url": database_url, "files": str(tmp_path / "files")}
+        place = {"database_url": prepared_url, "files": str(tmp_path / "files")}
         idle = await ending.enter_async_context(serve(**place))
         worker = await ending.enter_async_context(
-            process(tmp_path, database_url, servers.redis_url, WORKER, files=place["files"])
+            process(tmp_path, prepared_url, servers.redis_url, WORKER, files=place["files"])
         )
         task_id = (await ask_for_report(idle))["task"]["id"]
         await in_the_middle(stalling)
@@ -180,12 +180,12 @@ async def test_a_report_whose_worker_is_killed_is_made_by_another(
 
 
 async def test_a_worker_that_was_frozen_past_its_lease_moves_nothing(
-    stalling: AsyncEngine, database_url: str, serve: Serve, servers: Servers, tmp_path: Path
+    stalling: AsyncEngine, prepared_url: str, serve: Serve, servers: Servers, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as ending, stalled(stalling) as let_go:
-        place = {"database_url": database_url, "files": str(tmp_path / "files")}
+        place = {"database_url": prepared_url, "files": str(tmp_path / "files")}
         worker = await ending.enter_async_context(
-            process(tmp_path, database_url, servers.redis_url, WORKER, files=place["files"])
+            process(tmp_path, prepared_url, servers.redis_url, WORKER, files=place["files"])
         )
         idle = await ending.enter_async_context(serve(**place))
         task_id = (await ask_for_report(idle))["task"]["id"]
@@ -209,9 +209,9 @@ async def test_a_worker_that_was_frozen_past_its_lease_moves_nothing(
 
 
 async def test_a_running_report_is_called_off_and_leaves_no_file(
-    stalling: AsyncEngine, database_url: str, serve: Serve, tmp_path: Path
+    stalling: AsyncEngine, prepared_url: str, serve: Serve, tmp_path: Path
 ) -> None:
-    async with serve(database_url=database_url, serve_tasks=1) as client, stalled(stalling) as let_go:
+    async with serve(database_url=prepared_url, serve_tasks=1) as client, stalled(stalling) as let_go:
         task_id = (await ask_for_report(client))["task"]["id"]
         await in_the_middle(stalling)
         assert (await cancel(client, task_id))["task"]["status"] == "CANCELED"
@@ -227,24 +227,24 @@ async def test_a_running_report_is_called_off_and_leaves_no_file(
 
 
 async def test_a_process_that_stops_puts_its_task_back_at_once(
-    stalling: AsyncEngine, database_url: str, serve: Serve
+    stalling: AsyncEngine, prepared_url: str, serve: Serve
 ) -> None:
     async with stalled(stalling) as let_go:
-        async with serve(database_url=database_url, serve_tasks=1) as client:
+        async with serve(database_url=prepared_url, serve_tasks=1) as client:
             task_id = (await ask_for_report(client))["task"]["id"]
             await in_the_middle(stalling)
         waiting = await execute(stalling, "SELECT status, attempt, failures, run_after <= now() FROM tasks")
         assert waiting == [("QUEUED", 1, 0, True)]
         await let_go()
-    async with serve(database_url=database_url, serve_tasks=1) as client:
+    async with serve(database_url=prepared_url, serve_tasks=1) as client:
         assert len(lines(await download(client, await finished(client, task_id)))) == 1_000
 
 
 async def test_an_attempt_that_fails_is_tried_five_times(
-    stalling: AsyncEngine, database_url: str, serve: Serve, caplog: pytest.LogCaptureFixture
+    stalling: AsyncEngine, prepared_url: str, serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     await execute(stalling, "ALTER TABLE membership_events RENAME TO mislaid")
-    async with serve(database_url=database_url, serve_tasks=1) as client:
+    async with serve(database_url=prepared_url, serve_tasks=1) as client:
         task_id = (await ask_for_report(client))["task"]["id"]
         for attempt in range(1, 6):
             while not (await execute(stalling, "SELECT 1 FROM tasks WHERE failures >= :n", n=attempt)):
