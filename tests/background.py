@@ -20,6 +20,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections
+from db.files import Files
+from jobs.verification import verify
 
 TASK_FIELDS = """id kind status progress rowsDone createdAt startedAt finishedAt pollAfterMs error
   file { url urlExpiresAt bytes rows sha256 }"""
@@ -114,6 +116,16 @@ async def let_leases_end(engine: AsyncEngine) -> None:
     """As if nobody had been heard of for a long time."""
     await execute(engine, "UPDATE tasks SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE status = 'RUNNING'")
     await execute(engine, "UPDATE job_runs SET heartbeat_at = heartbeat_at - interval '1 hour' WHERE state = 'RUNNING'")
+
+
+async def verified(database_url: str, folder: str | Path) -> list[str]:
+    """What `segmentql verify` finds, files and all; nothing, if all is well."""
+    exporter = connections.exporter(database_url, pool_size=1)
+    files = Files(str(folder))
+    files.prepare()
+    found = await verify(exporter, files, task_days=30, checksums=True)
+    await exporter.dispose()
+    return [example for check in found.checks for example in check.examples]
 
 
 async def purged(engine: AsyncEngine, runs: int = 1) -> None:

@@ -68,9 +68,9 @@ Serve = Callable[..., AbstractAsyncContextManager[Client]]
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with embedded.running(tmp_path_factory.mktemp("servers"), durable=False) as running:
         asyncio.run(_migrate(running.database_url))
-        sql(
-            running.database_url.replace("/segmentql?", "/template1?"), f"CREATE DATABASE {PREPARED} TEMPLATE segmentql"
-        )
+        # From elsewhere: nobody may be connected to what is copied.
+        elsewhere = make_url(running.database_url).set(database="postgres").render_as_string(hide_password=False)
+        sql(elsewhere, f"CREATE DATABASE {PREPARED} TEMPLATE {make_url(running.database_url).database}")
         yield running
 
 

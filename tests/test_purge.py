@@ -25,6 +25,7 @@ from background import (
     purged,
     stalled,
     task,
+    verified,
 )
 from conftest import Serve
 from operations import (
@@ -306,7 +307,7 @@ async def test_killed_or_frozen_in_the_middle_nothing_doubles_or_is_missing(
             await worker.says("lost segment_cleanup|attempt 1 failed" if work == "cleanup" else "purge was broken off")
         action = "EXPIRED" if work == "purge" else "SEGMENT_DELETED"
         assert await ended(own) == [(action, users, users)]
-        assert await differences(own) == []
+        assert await verified(prepared_url, place["files"]) == []
         if work == "cleanup":
             (cleanup,) = (await other.ask("{ tasks { nodes { status rowsDone error } } }"))["tasks"]["nodes"]
             assert cleanup == {"status": "SUCCEEDED", "rowsDone": users, "error": None}

@@ -30,9 +30,10 @@ from background import (
     stalled,
     stalling_reports,
     task,
+    verified,
 )
 from conftest import Client, Serve
-from operations import change, count, create, database_clock, delete, differences, new_key
+from operations import change, count, create, database_clock, delete, new_key
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import tasks
@@ -176,7 +177,7 @@ async def test_a_report_whose_worker_is_killed_is_made_by_another(
         assert [line[0] for line in lines(content)] == [f"user-{n:06}" for n in range(1_000)]
         assert await execute(stalling, "SELECT attempt, failures FROM tasks") == [(2, 1)]
         assert published(tmp_path / "files") == [f"reports/{task_id}/2.csv"]
-        assert await differences(stalling) == []
+        assert await verified(prepared_url, place["files"]) == []
 
 
 async def test_a_worker_that_was_frozen_past_its_lease_moves_nothing(
@@ -204,6 +205,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_moves_nothing(
         assert await execute(stalling, "SELECT * FROM tasks") == row
         assert published(tmp_path / "files") == [f"reports/{task_id}/2.csv"]
         assert await download(other, found) == content
+        assert await verified(prepared_url, place["files"]) == []
         worker.send(SIGTERM)
         assert worker.process.wait(20) == 0
 
