@@ -183,7 +183,9 @@ async def stalling_reports(database_url: str) -> AsyncIterator[AsyncEngine]:
     engine = connections.writer(database_url, pool_size=4)
     await execute(engine, "INSERT INTO segments (slug, version) VALUES ('A', 1)")
     await execute(engine, "UPDATE catalogue SET version = 1")
-    await execute(engine, "INSERT INTO operations (client, kind, fingerprint) VALUES ('seed', 'seed', '')")
+    await execute(
+        engine, "INSERT INTO operations (client, kind, fingerprint, result) VALUES ('seed', 'seed', '', '{}')"
+    )
     await execute(
         engine,
         """WITH added AS (

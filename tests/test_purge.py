@@ -81,7 +81,8 @@ async def many(engine: AsyncEngine, users: int, *, expired: bool, slug: str = "M
         slug=slug,
     )
     ((operation_id,),) = await execute(
-        engine, "INSERT INTO operations (client, kind, fingerprint) VALUES ('seed', 'seed', '') RETURNING id"
+        engine,
+        "INSERT INTO operations (client, kind, fingerprint, result) VALUES ('seed', 'seed', '', '{}') RETURNING id",
     )
     ends = "statement_timestamp() - interval '1 s' - make_interval(secs => n / 1e6)" if expired else "'infinity'"
     await execute(
