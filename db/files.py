@@ -83,7 +83,6 @@ class Files:
     """`where` is a folder, or `s3://bucket/prefix`; the bucket's keys and endpoint are found as AWS's own tools do."""
 
     def __init__(self, where: str) -> None:
-        self.where = where
         self._store: ObjectStore
         self._folder: Path | None = None
         if where.startswith(S3):
