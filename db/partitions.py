@@ -8,13 +8,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 # This month and the next three: when the job fails there is a quarter of a year to notice.
 AHEAD = 3
 
-# Not by to_regclass: that looks into a cache, where what another session makes while we wait for its lock is not yet.
+# The months, as YYYY_MM, that have a partition.
+# Not each by to_regclass: that looks into a cache, where what another session makes while we wait for its lock is not
+# yet.
+MADE = """
+    SELECT right(relname, 7) AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = to_regclass('membership_events')
+"""
 # From the oldest one on: a month that nobody was there to make is needed still, for what expired in it.
-MISSING = text("""
-    WITH made AS (
-        SELECT right(relname, 7) AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-        WHERE inhparent = to_regclass('membership_events')
-    ), this AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AS month)
+MISSING = text(f"""
+    WITH made AS ({MADE}), this AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AS month)
     SELECT to_char(month, 'YYYY_MM') AS name, month, month + interval '1 month' AS end
     FROM generate_series(
         (SELECT least(this.month, (SELECT min(to_timestamp(name, 'YYYY_MM') AT TIME ZONE 'UTC') FROM made)) FROM this),
@@ -26,11 +29,7 @@ MISSING = text("""
 """)
 
 # The instant from which on there is history.
-OLDEST = """
-    SELECT min(to_timestamp(right(relname, 7) || ' +00', 'YYYY_MM TZH'))
-    FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-    WHERE inhparent = to_regclass('membership_events')
-"""
+OLDEST = f"SELECT min(to_timestamp(name || ' +00', 'YYYY_MM TZH')) FROM ({MADE}) AS made"
 
 
 async def missing(conn: AsyncConnection, ahead: int = AHEAD) -> list[str]:
@@ -61,10 +60,9 @@ async def oldest(conn: AsyncConnection) -> datetime | None:
 async def past(conn: AsyncConnection, months: int) -> list[str]:
     """The months, as YYYY_MM, whose partitions lie more than so many whole months before this one, the oldest first."""
     result = await conn.execute(
-        text("""
-            SELECT right(relname, 7) AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-            WHERE inhparent = to_regclass('membership_events') AND right(relname, 7)
-                < to_char(now() AT TIME ZONE 'UTC' - make_interval(months => :months), 'YYYY_MM')
+        text(f"""
+            SELECT name FROM ({MADE}) AS made
+            WHERE name < to_char(now() AT TIME ZONE 'UTC' - make_interval(months => :months), 'YYYY_MM')
             ORDER BY name
         """),
         {"months": months},
