@@ -15,6 +15,13 @@ AT = "least(m.expires_at, s.deleted_at)"
 ACTION = "CAST(CASE WHEN s.deleted_at < m.expires_at THEN 'SEGMENT_DELETED' ELSE 'EXPIRED' END AS membership_action)"
 OPERATION_ID = "CASE WHEN s.deleted_at < m.expires_at THEN s.deleted_by END"
 
+# What is `gone` becomes history, even if no segment explains it.
+RECORD = f"""
+    INSERT INTO membership_events (user_id, segment_id, action, at, operation_id)
+    SELECT m.user_id, m.segment_id, {ACTION}, {AT}, {OPERATION_ID}
+    FROM gone AS m LEFT JOIN segments AS s ON s.id = m.segment_id
+"""
+
 # One statement, so no membership is in neither table, or in both. What somebody else has locked is passed over: it is
 # being ended, or begun again, at this moment. Dead entries of the index have to be passed too, until vacuum removes
 # them: so a chunk begins where the one before it ended.
@@ -26,11 +33,7 @@ PURGE = text(f"""
             ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
         ))
         RETURNING user_id, segment_id, expires_at
-    ), recorded AS (
-        INSERT INTO membership_events (user_id, segment_id, action, at, operation_id)
-        SELECT m.user_id, m.segment_id, {ACTION}, {AT}, {OPERATION_ID}
-        FROM gone AS m LEFT JOIN segments AS s ON s.id = m.segment_id
-    )
+    ), recorded AS ({RECORD})
     SELECT count(*) AS rows, max(expires_at) AS last FROM gone
 """)
 
@@ -43,11 +46,7 @@ CLEAN = text(f"""
     ), gone AS (
         DELETE FROM memberships WHERE ctid = ANY (ARRAY(SELECT ctid FROM members))
         RETURNING user_id, segment_id, expires_at
-    ), recorded AS (
-        INSERT INTO membership_events (user_id, segment_id, action, at, operation_id)
-        SELECT m.user_id, m.segment_id, {ACTION}, {AT}, {OPERATION_ID}
-        FROM gone AS m JOIN segments AS s ON s.id = m.segment_id
-    )
+    ), recorded AS ({RECORD})
     SELECT count(*) AS rows, max(user_id) AS last FROM gone
 """)
 
