@@ -7,8 +7,6 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.tables import RunState
-
 # A runner that was not heard of for so long has died.
 LEASE_SECONDS = 60
 Stats = dict[str, int]
@@ -26,14 +24,11 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A run as it was left."""
+class Finished:
+    """A run that was finished, by whomever."""
 
-    slot: datetime
-    state: RunState
-    runner: str
     started_at: datetime
-    finished_at: datetime | None
+    finished_at: datetime
     stats: Stats
 
 
@@ -121,14 +116,14 @@ def _whose(run: Run) -> dict[str, object]:
     return {"job": run.job, "slot": run.slot, "attempt": run.attempt}
 
 
-async def last_finished(conn: AsyncConnection, job: str) -> Record | None:
+async def last_finished(conn: AsyncConnection, job: str) -> Finished | None:
     """The run that ended last."""
     result = await conn.execute(
         text("""
-            SELECT slot, state, runner, started_at, finished_at, stats FROM job_runs
+            SELECT started_at, finished_at, stats FROM job_runs
             WHERE job = :job AND state = 'FINISHED' ORDER BY finished_at DESC LIMIT 1
         """).columns(stats=JSONB),
         {"job": job},
     )
     row = result.one_or_none()
-    return None if row is None else Record(row[0], RunState(row[1]), *row[2:])
+    return None if row is None else Finished(*row)

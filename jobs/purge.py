@@ -204,7 +204,7 @@ async def nightly(writer: AsyncEngine, files: Files, retention: Retention) -> No
         await _run(Purge(writer, files, retention, run))
     async with writer.connect() as conn:
         last = await job_runs.last_finished(conn, JOB)
-    if last is not None and last.finished_at is not None:
+    if last is not None:
         metrics.purge_finished.set(last.finished_at.timestamp())
         metrics.purge_duration.set((last.finished_at - last.started_at).total_seconds())
         for what, number in last.stats.items():
