@@ -88,12 +88,6 @@ async def copy(conn: AsyncConnection, period: Period, output: Callable[[bytes], 
     return int(status.removeprefix("COPY "))
 
 
-async def now(conn: AsyncConnection) -> datetime:
-    """The instant up to which everything has happened: what comes is dated later."""
-    instant: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
-    return instant
-
-
 async def ids_by_slug(conn: AsyncConnection, slugs: Sequence[str]) -> dict[str, list[int]]:
     """The ids of all segments, live and deleted, that each slug has ever named; a slug that never did is absent."""
     result = await conn.execute(

@@ -4,12 +4,18 @@ import asyncio
 from datetime import datetime
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 # Longer than any transaction of ours that dates events may last (db/connections.py). One that lasts longer, perhaps of
 # somebody else's program, is not worth waiting for.
 LIMIT_SECONDS = 35
 PAUSE_SECONDS = 0.05
+
+
+async def now(conn: AsyncConnection) -> datetime:
+    """What the database's clock shows: whoever dates an event from here on dates it later."""
+    instant: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
+    return instant
 
 
 async def settled(engine: AsyncEngine) -> datetime:
@@ -20,7 +26,7 @@ async def settled(engine: AsyncEngine) -> datetime:
     """
     async with engine.connect() as conn:
         await conn.execution_options(isolation_level="AUTOCOMMIT")
-        instant: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()
+        instant = await now(conn)
         ours = (await conn.execute(text("SELECT CAST(CAST(pg_current_xact_id() AS text) AS bigint)"))).scalar_one()
         for _ in range(round(LIMIT_SECONDS / PAUSE_SECONDS)):
             oldest = await conn.execute(

@@ -6,8 +6,12 @@ from typing import Any
 from resolvers import idempotency
 from resolvers.context import Info
 from resolvers.errors import Refused, UserError
-from resolvers.idempotency import Committed, Done, Work
+from resolvers.idempotency import Committed, Done, Outcome, Work
 from resolvers.values import wrong_key
+
+
+async def _nothing(_: Outcome) -> None:
+    pass
 
 
 async def mutate(
@@ -16,7 +20,7 @@ async def mutate(
     arguments: dict[str, Any],
     wrong: Sequence[UserError],
     work: Work,
-    committed: Committed,
+    committed: Committed = _nothing,
 ) -> tuple[Done | None, list[UserError]]:
     """What came of the mutation, or what is wrong with it; then nothing was changed and the key is unused.
 

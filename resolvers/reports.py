@@ -2,19 +2,18 @@
 
 from datetime import datetime
 from typing import Annotated
-from uuid import UUID
 
 import strawberry
 from sqlalchemy.ext.asyncio import AsyncConnection
 from strawberry import ID
 
-from db import reports, tasks
+from db import reports, tasks, transactions
 from db.tables import TaskKind
 from resolvers.context import IdempotencyKey, Info
 from resolvers.errors import Refused, UserError, invalid, segment_not_found, too_many_items
 from resolvers.idempotency import Outcome
 from resolvers.mutations import mutate
-from resolvers.tasks import TaskPayload, found
+from resolvers.tasks import TaskPayload, payload
 from resolvers.values import wrong_slug, wrong_user_id
 
 # Of what is wrong with a long list so much is told.
@@ -69,10 +68,7 @@ async def generate_report(
         info.context.wake()
 
     wrong = _wrong(input, info.context.limits.report_items)
-    done, errors = await mutate(info, idempotency_key, {"input": input}, wrong, work, committed)
-    if done is None:
-        return TaskPayload(None, replayed=False, user_errors=errors)
-    return TaskPayload(await found(info, UUID(done.outcome["task_id"])), done.replayed, [])
+    return await payload(info, *await mutate(info, idempotency_key, {"input": input}, wrong, work, committed))
 
 
 def _wrong(input: GenerateReportInput, limit: int) -> list[UserError]:
@@ -96,7 +92,7 @@ def _wrong(input: GenerateReportInput, limit: int) -> list[UserError]:
 async def _until(tx: AsyncConnection, input: GenerateReportInput) -> datetime:
     if input.to is not None:
         return input.to
-    now = await reports.now(tx)
+    now = await transactions.now(tx)
     if now <= input.from_:
         raise Refused([invalid("The period is empty: `from` must be in the past.", "input", "from")])
     return now

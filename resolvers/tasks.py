@@ -11,11 +11,11 @@ from strawberry import ID
 
 from db import tasks
 from db.tables import TaskKind, TaskStatus
-from db.tasks import Task as Record
+from db.tasks import Task
 from resolvers.connections import Connection, bad_cursor, connection, decode_cursor, encode_cursor, page_size
 from resolvers.context import After, First, IdempotencyKey, Info
 from resolvers.errors import Refused, UserError, not_cancelable, task_not_found
-from resolvers.idempotency import Outcome
+from resolvers.idempotency import Done, Outcome
 from resolvers.mutations import mutate
 
 CURSOR = "task"
@@ -35,65 +35,6 @@ class TaskFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A task as callers see it."""
-
-    record: Record
-
-    @property
-    def id(self) -> str:
-        return str(self.record.id)
-
-    @property
-    def kind(self) -> TaskKind:
-        return self.record.kind
-
-    @property
-    def status(self) -> TaskStatus:
-        return self.record.status
-
-    @property
-    def progress(self) -> float | None:
-        record = self.record
-        if record.status is not TaskStatus.RUNNING or record.rows_total is None:
-            return None
-        return min(1.0, record.rows_done / max(1, record.rows_total))
-
-    @property
-    def rows_done(self) -> int:
-        return self.record.rows_done
-
-    @property
-    def created_at(self) -> datetime:
-        return self.record.created_at
-
-    @property
-    def started_at(self) -> datetime | None:
-        return self.record.started_at
-
-    @property
-    def finished_at(self) -> datetime | None:
-        return self.record.finished_at
-
-    @property
-    def poll_after_ms(self) -> int | None:
-        """A quarter of what is left, where that is known, or of what has passed: so a poller is late by little."""
-        record = self.record
-        if record.status is TaskStatus.QUEUED:
-            return QUEUED + max(0, round((record.run_after - record.seen_at).total_seconds() * 1000))
-        if record.status is not TaskStatus.RUNNING or record.started_at is None:
-            return None
-        expected = (record.seen_at - record.started_at).total_seconds() * 1000
-        if self.progress:
-            expected *= (1 - self.progress) / self.progress
-        return min(LONGEST, max(SHORTEST, round(expected / 4)))
-
-    @property
-    def error(self) -> str | None:
-        return self.record.error if self.record.status is TaskStatus.FAILED else None
-
-
-@dataclass(frozen=True, slots=True)
 class TaskPayload:
     task: Task | None
     replayed: bool
@@ -104,14 +45,20 @@ async def task(
     info: Info, id: Annotated[ID, strawberry.argument(description="The task's id. Null when you have no such task.")]
 ) -> Task | None:
     task_id = _uuid(id)
-    return None if task_id is None else await found(info, task_id)
+    return None if task_id is None else await _found(info, task_id)
 
 
-async def found(info: Info, task_id: UUID) -> Task | None:
+async def _found(info: Info, task_id: UUID) -> Task | None:
     """The caller's task of that id, as it is now."""
     async with info.context.querying() as conn:
-        record = await tasks.by_id(conn, task_id, info.context.client)
-    return None if record is None else Task(record)
+        return await tasks.by_id(conn, task_id, info.context.client)
+
+
+async def payload(info: Info, done: Done | None, errors: list[UserError]) -> TaskPayload:
+    """What a mutation answers whose outcome names a task."""
+    if done is None:
+        return TaskPayload(None, replayed=False, user_errors=errors)
+    return TaskPayload(await _found(info, UUID(done.outcome["task_id"])), done.replayed, [])
 
 
 async def list_tasks(
@@ -125,11 +72,11 @@ async def list_tasks(
 ) -> Connection[Task]:
     size = page_size(first, info.context.limits)
     async with info.context.querying() as conn:
-        records = await tasks.page(
+        found = await tasks.page(
             conn, info.context.client, kind=kind, status=status, before=_position(after), limit=size + 1
         )
-    info.context.budget.spend(len(records))
-    return connection([Task(record) for record in records], size, after, lambda task: encode_cursor(CURSOR, task.id))
+    info.context.budget.spend(len(found))
+    return connection(found, size, after, lambda task: encode_cursor(CURSOR, str(task.id)))
 
 
 def _position(after: str | None) -> UUID | None:
@@ -142,12 +89,38 @@ def _position(after: str | None) -> UUID | None:
     return task_id
 
 
-async def file(task: strawberry.Parent[Task], info: Info) -> TaskFile | None:
-    record = task.record
-    if record.status is not TaskStatus.SUCCEEDED or record.result is None or record.file_removed_at is not None:
+def task_id(task: strawberry.Parent[Task]) -> str:
+    return str(task.id)
+
+
+def progress(task: strawberry.Parent[Task]) -> float | None:
+    if task.status is not TaskStatus.RUNNING or task.rows_total is None:
         return None
-    result = record.result
-    link = await info.context.links.make(record.id, result["attempt"], info.context.origin())
+    return min(1.0, task.rows_done / max(1, task.rows_total))
+
+
+def poll_after_ms(task: strawberry.Parent[Task]) -> int | None:
+    """A quarter of what is left, where that is known, or of what has passed: so a poller is late by little."""
+    if task.status is TaskStatus.QUEUED:
+        return QUEUED + max(0, round((task.run_after - task.seen_at).total_seconds() * 1000))
+    if task.status is not TaskStatus.RUNNING or task.started_at is None:
+        return None
+    expected = (task.seen_at - task.started_at).total_seconds() * 1000
+    if done := progress(task):
+        expected *= (1 - done) / done
+    return min(LONGEST, max(SHORTEST, round(expected / 4)))
+
+
+def error(task: strawberry.Parent[Task]) -> str | None:
+    # Why an earlier attempt failed is not the caller's concern.
+    return task.error if task.status is TaskStatus.FAILED else None
+
+
+async def file(task: strawberry.Parent[Task], info: Info) -> TaskFile | None:
+    result = task.result
+    if task.status is not TaskStatus.SUCCEEDED or result is None or task.file_removed_at is not None:
+        return None
+    link = await info.context.links.make(task.id, result["attempt"], info.context.origin())
     return TaskFile(link.url, link.expires_at, result["bytes"], result["rows"], result["sha256"])
 
 
@@ -177,15 +150,9 @@ async def cancel_task(
             raise Refused([not_cancelable("A cleanup goes on until it is done: the segment is deleted already.")])
         return {"task_id": str(task_id)}
 
-    async def committed(_: Outcome) -> None:
-        # Its worker finds out by itself.
-        pass
-
     wrong = [task_not_found(id)] if task_id is None else []
-    done, errors = await mutate(info, idempotency_key, {"id": id}, wrong, work, committed)
-    if done is None:
-        return TaskPayload(None, replayed=False, user_errors=errors)
-    return TaskPayload(await found(info, UUID(done.outcome["task_id"])), done.replayed, [])
+    # Its worker finds out by itself.
+    return await payload(info, *await mutate(info, idempotency_key, {"id": id}, wrong, work))
 
 
 def _uuid(text: str) -> UUID | None:

@@ -159,23 +159,24 @@ class TaskFile:
 
 @strawberry.type(description="Work that goes on in the background.")
 class Task:
-    id: strawberry.ID = described("For polling.")
+    id: strawberry.ID = resolved_by(tasks.task_id, "For polling.")
     kind: TaskKind = described("What it does.")
     status: TaskStatus = described("How far it has come.")
-    progress: float | None = described(
-        "0 to 1 while running, when it can be known: of a cleanup it can, of a report not."
+    progress: float | None = resolved_by(
+        tasks.progress, "0 to 1 while running, when it can be known: of a cleanup it can, of a report not."
     )
     rows_done: BigInt = described("Events written, or memberships moved, so far; at most two seconds old.")
     created_at: datetime = described("When it was asked for.")
     started_at: datetime | None = described("When a worker took it first; null while it waits.")
     finished_at: datetime | None = described("When it ended, in whatever way; null until then.")
-    poll_after_ms: int | None = described(
-        "How long a poller should wait before it asks again, in milliseconds; null when the task has ended."
+    poll_after_ms: int | None = resolved_by(
+        tasks.poll_after_ms,
+        "How long a poller should wait before it asks again, in milliseconds; null when the task has ended.",
     )
     file: TaskFile | None = resolved_by(
         tasks.file, "The result of a report, once SUCCEEDED; null again when the file was removed after its time."
     )
-    error: str | None = described("Why it FAILED, in a sentence.")
+    error: str | None = resolved_by(tasks.error, "Why it FAILED, in a sentence.")
 
 
 @strawberry.type(description="A task's place in a list.")

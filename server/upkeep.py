@@ -9,10 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import connections, endings
+from db import connections, endings, transactions
 from db.files import Files
 from db.job_runs import Stats
-from db.reports import now
 from jobs import verification
 from jobs.purge import STREAMS, by_hand
 from jobs.verification import Report
@@ -66,7 +65,7 @@ async def _purge(settings: Settings) -> Stats:
     files.prepare()
     async with _engines(settings) as (writer, exporter):
         async with exporter.connect() as conn:
-            waiting = await endings.count(conn, await now(conn))
+            waiting = await endings.count(conn, await transactions.now(conn))
         with progress() as bars:
             bar = bars.add_task("expired memberships", total=waiting)
             return await by_hand(writer, files, settings.retention, lambda done: bars.update(bar, completed=done))
