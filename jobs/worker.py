@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -38,11 +38,7 @@ class Worker:
     exporter: AsyncEngine
     files: Files
     slots: int
-    _news: asyncio.Event
-
-    @classmethod
-    def of(cls, writer: AsyncEngine, exporter: AsyncEngine, files: Files, slots: int) -> "Worker":
-        return cls(writer, exporter, files, slots, asyncio.Event())
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
         """There is a new task."""

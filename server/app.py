@@ -1,11 +1,10 @@
 """The application, put together on one screen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
@@ -65,9 +64,7 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
         await catalogue.refresh()
         async with reader.connect() as conn:
             secret = await secrets.by_name(conn, secrets.LINKS)
-        async with AsyncExitStack() as ending:
-            await ending.enter_async_context(cache.running())
-            wake = await _background(ending, settings, writer, files)
+        async with cache.running(), background.beside_requests(settings, writer, files) as wake:
             poll = asyncio.create_task(catalogue.poll())
             yield Context(
                 reader,
@@ -91,18 +88,3 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
     finally:
         await writer.dispose()
         await reader.dispose()
-
-
-async def _background(
-    ending: AsyncExitStack, settings: Settings, writer: AsyncEngine, files: Files
-) -> Callable[[], None]:
-    """Begin what goes on besides requests; returns how to tell that there is a new task."""
-    if settings.serve_tasks == 0:
-        await ending.enter_async_context(background.keeping(writer))
-        return _nothing
-    worker = await ending.enter_async_context(background.working(settings, files, settings.serve_tasks))
-    return worker.wake
-
-
-def _nothing() -> None:
-    pass

@@ -1,7 +1,7 @@
 """The background of a process: ticks of the clock, the purge, and tasks to work off."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -31,10 +31,18 @@ def prepare(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def keeping(writer: AsyncEngine) -> AsyncIterator[None]:
-    """What every server process looks after, whoever works tasks off."""
-    async with schedule.running(_partitions(writer)):
-        yield
+async def beside_requests(settings: Settings, writer: AsyncEngine, files: Files) -> AsyncIterator[Callable[[], None]]:
+    """What goes on in a server process besides requests; gives how to tell it that there is a new task."""
+    if settings.serve_tasks:
+        async with working(settings, files, settings.serve_tasks) as worker:
+            yield worker.wake
+    else:
+        async with schedule.running(partitions_ahead(writer)):
+            yield _tell_nobody
+
+
+def _tell_nobody() -> None:
+    pass
 
 
 @asynccontextmanager
@@ -45,15 +53,15 @@ async def working(settings: Settings, files: Files, slots: int) -> AsyncIterator
     # Two for each task, whose heartbeats go on besides its work; one for the queue, the rest for the purge.
     writer = connections.writer(settings.database_url, 2 * slots + 1 + STREAMS)
     exporter = connections.exporter(settings.database_url, slots)
-    worker = Worker.of(writer, exporter, files, slots)
+    worker = Worker(writer, exporter, files, slots)
     nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")
     try:
-        async with schedule.running(_partitions(writer), nightly), worker.running():
+        async with schedule.running(partitions_ahead(writer), nightly), worker.running():
             yield worker
     finally:
         await writer.dispose()
         await exporter.dispose()
 
 
-def _partitions(writer: AsyncEngine) -> Job:
+def partitions_ahead(writer: AsyncEngine) -> Job:
     return Job(partial(keep_ahead, writer), "the partitions of the history were not looked after", first=True)

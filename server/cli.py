@@ -13,8 +13,9 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from schema.api import schema as api_schema
-from server import database, embedded, logs, upkeep, working
+from server import database, embedded, logs, upkeep
 from server import serve as serving
+from server import worker as working
 from server.settings import Settings, StartError, from_environ
 
 app = typer.Typer(

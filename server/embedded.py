@@ -60,7 +60,7 @@ def running(data_dir: Path, *, durable: bool = True) -> Iterator[Servers]:
             raise EmbeddedError(
                 f"Cannot run the servers in {data_dir} ({error}): choose another --data-dir."
             ) from error
-        _note(data_dir, servers=asdict(servers))
+        _announce(data_dir, servers=asdict(servers))
         yield servers
 
 
@@ -79,16 +79,16 @@ def shared(data_dir: Path) -> Iterator[Servers]:
 
 def announce(data_dir: Path, url: str) -> None:
     """Note where we serve, for a second process that wants the same data directory."""
-    _note(data_dir, url=url, pid=os.getpid())
+    _announce(data_dir, url=url, pid=os.getpid())
 
 
-def _note(data_dir: Path, **facts: Any) -> None:
+def _announce(data_dir: Path, **facts: Any) -> None:
     note, written = data_dir / ANNOUNCED, data_dir / f"{ANNOUNCED}.new"
-    written.write_text(json.dumps(_noted_facts(note) | facts))
+    written.write_text(json.dumps(_announced(note) | facts))
     written.replace(note)
 
 
-def _noted_facts(note: Path) -> dict[str, Any]:
+def _announced(note: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     with suppress(OSError, ValueError):
         facts = json.loads(note.read_text())
@@ -136,7 +136,7 @@ def _lock(data_dir: Path, ending: ExitStack) -> None:
         # The kernel lets go of it when we die, and no child inherits it. The file stays: unlinking it would let two in.
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise AlreadyRunning(data_dir, _noted_facts(announced)) from None
+        raise AlreadyRunning(data_dir, _announced(announced)) from None
     announced.unlink(missing_ok=True)  # of a run that was killed
     ending.callback(announced.unlink, missing_ok=True)
 

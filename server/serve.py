@@ -16,7 +16,7 @@ from multiprocessing.context import SpawnProcess
 
 from uvicorn.config import STARTUP_FAILURE
 
-from server import background, database, embedded, worker
+from server import answering, background, database, embedded
 from server.settings import Settings, StartError
 from server.stop import Stop
 
@@ -58,7 +58,7 @@ async def _unless_told(stop: Stop, work: Coroutine[None, None, None]) -> None:
 
 def _answer(settings: Settings, listener: socket.socket, stop: Stop) -> None:
     try:
-        worker.answer(settings, listener, stop)
+        answering.answer(settings, listener, stop)
     except SystemExit as error:  # uvicorn's, whose lines say why
         raise _failed() from error
 
@@ -86,14 +86,14 @@ def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
         for each in children:
             each.terminate()
         for each in children:
-            each.join(worker.LIMIT_SECONDS)
+            each.join(answering.LIMIT_SECONDS)
             each.kill()
 
 
 def _start(settings: Settings, listener: socket.socket, number: int) -> SpawnProcess:
     if settings.metrics_port is not None:
         settings = dataclasses.replace(settings, metrics_port=settings.metrics_port + number)
-    process = SPAWN.Process(target=worker.answer_as_child, args=(settings, listener))
+    process = SPAWN.Process(target=answering.answer_as_child, args=(settings, listener))
     # It inherits that Ctrl-C, which reaches all of us, is ignored until it can stop in an orderly way.
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()

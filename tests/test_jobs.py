@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import connections, migrate
 from jobs import schedule
 from jobs.partitions import keep_ahead
-from server.background import _partitions
+from server.background import partitions_ahead
 from server.embedded import Servers
 
 EVERY_SECOND = "* * * * * *"
@@ -26,7 +26,7 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 
 def running(writer: AsyncEngine) -> AbstractAsyncContextManager[None]:
-    return schedule.running(_partitions(writer), when=EVERY_SECOND)
+    return schedule.running(partitions_ahead(writer), when=EVERY_SECOND)
 
 
 @pytest.fixture
