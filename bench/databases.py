@@ -1,5 +1,6 @@
 """The databases that are measured on: an embedded cluster of their own, asked through its psql."""
 
+import asyncio
 import importlib.util
 import os
 import tempfile
@@ -12,6 +13,8 @@ from typing import IO
 
 from sqlalchemy import URL, make_url
 
+from db import connections
+from jobs import verification
 from server import embedded
 
 
@@ -26,6 +29,17 @@ class Database:
         """Run statements, each in a transaction of its own, and return what they say."""
         done = run(self._psql(*statements), env=self._environ(), stdout=PIPE, check=True, text=True)
         return done.stdout.strip()
+
+    def differences(self) -> int:
+        """How many memberships, or events, do not fit the others, as `segmentql verify` counts them."""
+        return asyncio.run(self._differences())
+
+    async def _differences(self) -> int:
+        exporter = connections.exporter(self.url.render_as_string(hide_password=False), 1)
+        try:
+            return sum(check.differences for check in await verification.memberships(exporter))
+        finally:
+            await exporter.dispose()
 
     def copy(self, query: str, path: Path, settings: dict[str, str]) -> None:
         """Copy a query to a local file as psql does by itself, in a session with these settings."""

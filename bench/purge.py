@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench import databases, figures, folding, processes, readding, seeds
+from bench import databases, figures, processes, readding, seeds
 from bench.databases import Database
 from bench.figures import Json, Results, middle, ratio, said
 from bench.readding import UNTIL, Readded
@@ -133,7 +133,7 @@ def _count(results: Results, database: Database, expired: int, readded: Readded)
     results.add("EXPIRED events too many or missing", abs(int(written) - expired), least=0, most=0)
     results.add("EXPIRED events written twice", int(written) - int(distinct), least=0, most=0)
     results.add("expired memberships left", int(database.sql(WAITING)), least=0, most=0)
-    results.add("differences between history and memberships", folding.differences(database), least=0, most=0)
+    results.add("differences between history and memberships", database.differences(), least=0, most=0)
 
 
 def main(
