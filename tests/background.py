@@ -83,15 +83,6 @@ def lines(content: bytes) -> list[tuple[str, ...]]:
     return [tuple(row) for row in rows]
 
 
-async def until(found: Callable[[], Any], seconds: float = 20) -> Any:
-    """What it finds, as soon as that is something."""
-    for _ in range(int(seconds / 0.02)):
-        if result := found():
-            return result
-        await asyncio.sleep(0.02)
-    raise AssertionError(found)
-
-
 async def execute(engine: AsyncEngine, statement: str, **values: Any) -> list[tuple[Any, ...]]:
     async with engine.begin() as tx:
         result = await tx.execute(text(statement), values)
@@ -154,7 +145,10 @@ class Process:
         self.process.send_signal(signal)
 
     async def says(self, pattern: str) -> None:
-        await until(lambda: self.said(pattern) or self.process.poll() is not None)
+        for _ in range(1_000):
+            if self.said(pattern) or self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.02)
         assert self.said(pattern), self.log.read_text()
 
 
