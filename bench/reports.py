@@ -105,7 +105,7 @@ def _line_ends(path: Path) -> tuple[int, int]:
 
 
 def _speed(results: Results, database: Database, client: Client, period: Period) -> None:
-    query = reports.EVENTS.format(chosen="")
+    query = reports.EVENTS.format(chosen="", of_rollouts="")
     for place, instant in enumerate(period, 1):
         query = query.replace(f"${place}", f"'{instant.isoformat()}'::timestamptz")
     settings = {name: value for name, value in connections.EXPORTING.items() if name != "application_name"}

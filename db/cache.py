@@ -14,6 +14,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -24,12 +25,15 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from db.cache_format import (
     ANNOUNCE,
+    CLOSED,
     FILL,
     GENERATION_LENGTH,
     LEASE,
     LIST,
+    REMOVE,
     STATE,
     TAKE_LEASES,
+    USER,
     State,
     key,
     new_generation,
@@ -46,8 +50,13 @@ LEASE_MS = 3_000
 # so that lists stored together do not all have to be read again together.
 TTL_MS = (45_000, 55_000)
 CONNECTIONS = 16
+# Keys that one command removes; and from how many on their users are sent together.
+UNLINKED = 2_000
+FEW = 100
 # Consecutive reads that fail before Redis is left alone.
 FAILURES = 3
+# Whoever closes it and dies has not closed it for ever.
+CLOSED_MS = 60_000
 # Of the event loop: enough to connect, to be greeted, to send and to be answered, by a Redis that is there.
 TURNS = 20
 PROBE_SECONDS = 0.1
@@ -96,6 +105,7 @@ class Cache:
         self._take_leases = self._redis.register_script(TAKE_LEASES)
         self._fill = self._redis.register_script(FILL)
         self._announce = self._redis.register_script(ANNOUNCE)
+        self._remove = self._redis.register_script(REMOVE)
         self._failures = 0
         self._leases = 0
         self._process = secrets.token_hex(8).encode()
@@ -122,13 +132,13 @@ class Cache:
 
     async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
         """The state and the users' lists, in one command."""
-        found = await self._read(lambda: self._redis.mget([STATE, *map(key, user_ids)]))
-        if found is None:
+        found = await self._read(lambda: self._redis.mget([STATE, CLOSED, *map(key, user_ids)]))
+        if found is None or found[1] is not None:
             return None
         state = parse_state(found[0])
         if state is None:
             return Fetched(None, [None] * len(user_ids))
-        return Fetched(state, [parse_list(value, state.generation) for value in found[1:]])
+        return Fetched(state, [parse_list(value, state.generation) for value in found[2:]])
 
     async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
         """Become the one who reads these users' lists from PostgreSQL, where nobody else is and none is stored."""
@@ -165,7 +175,27 @@ class Cache:
 
     async def invalidate(self, user_ids: Sequence[str]) -> None:
         """Forget the users' lists. To be called after the commit and before the answer."""
-        await self._change(lambda: self._redis.unlink(*map(key, user_ids)))
+        if len(user_ids) <= FEW:
+            await self._change(lambda: self._redis.unlink(*map(key, user_ids)))
+            return
+        # Redis does nothing else while it runs a command, and each has the whole budget.
+        for start in range(0, len(user_ids), UNLINKED):
+            users = "\n".join(user_ids[start : start + UNLINKED])
+            await self._change(partial(self._remove, keys=[USER], args=[users]))
+            if not self.available:
+                return  # whatever it holds is not read any more
+
+    async def close(self) -> None:
+        """Have everyone read from PostgreSQL, and those who have begun otherwise get their answers, until `open`.
+
+        Between a commit and the last invalidation some lists are old and some are new: so nobody sees both.
+        """
+        await self._change(lambda: self._redis.set(CLOSED, b"1", px=CLOSED_MS))
+        await asyncio.sleep(2 * self._budget)
+
+    async def open(self) -> None:
+        """Let lists be read from here again."""
+        await self._change(lambda: self._redis.unlink(CLOSED))
 
     async def announce(self, catalogue_version: int) -> None:
         """Let every process know that the catalogue has reached that version. After the commit, before the answer."""

@@ -4,6 +4,8 @@ import secrets
 from dataclasses import dataclass
 
 STATE = b"segmentql:state"
+# While it is there nobody reads or stores lists.
+CLOSED = b"segmentql:closed"
 USER = b"segmentql:user:"
 # First byte of a user's key; the generation follows.
 LIST, LEASE = b"V", b"L"
@@ -45,6 +47,16 @@ if state then
 else
   redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2])
 end
+"""
+
+
+# Many keys by one argument: several would take us ten times as long to send. No id has a line end.
+REMOVE = """
+local keys = {}
+for user in string.gmatch(ARGV[1], '[^\\n]+') do
+  keys[#keys + 1] = KEYS[1] .. user
+end
+return redis.call('UNLINK', unpack(keys))
 """
 
 

@@ -1,5 +1,6 @@
 """What time the database thinks it is: that decides about an expiry, whatever this machine's clock says."""
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -7,6 +8,12 @@ from datetime import UTC, datetime, timedelta
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 # PostgreSQL's `infinity`.
 NEVER = 2**63 - 1
+# And its `-infinity`.
+ALWAYS = -(2**63)
+# RFC 3339 with an offset: nothing is guessed, and no digit that was sent is dropped.
+INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+# The database's driver means `infinity` by it.
+TAKEN = datetime.max.replace(tzinfo=UTC)
 # No crystal of a server is worse; an estimate loses this much certainty with time.
 DRIFT = 100e-6
 # A machine that was suspended has to notice: Linux has a clock that went on meanwhile.
@@ -50,3 +57,18 @@ class Clock:
 def as_datetime(instant: int) -> datetime | None:
     """The instant as the contract shows it; None for one that never comes."""
     return None if instant == NEVER else EPOCH + timedelta(microseconds=instant)
+
+
+def parse_instant(text: str) -> datetime | None:
+    """The instant that is written so; None when it is no RFC 3339 with an offset, and OverflowError when there is none
+    of that name.
+    """
+    if not INSTANT.fullmatch(text):
+        return None
+    try:
+        instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        instant = TAKEN
+    if instant == TAKEN:
+        raise OverflowError(text)
+    return instant

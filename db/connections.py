@@ -37,6 +37,15 @@ WRITING = SESSION | {
 }
 # Shorter than the lease that a cache fill holds (db/cache.py).
 READING = SESSION | {"statement_timeout": "2500", "default_transaction_read_only": "on"}
+# A list of millions is swapped in one transaction.
+IMPORTING = WRITING | {
+    "statement_timeout": "2h",
+    "transaction_timeout": "3h",
+    "lock_timeout": "60s",
+    # A worker that is frozen, or gone without a word, does not keep a segment for long.
+    "idle_in_transaction_session_timeout": "10s",
+    "work_mem": "64MB",
+}
 # For what takes as long as it takes and holds no lock that anybody waits for: a report, a look at everything. Whoever
 # asks has to see for himself that it goes on.
 EXPORTING = SESSION | {
@@ -68,6 +77,11 @@ def reader(database_url: str, pool_size: int) -> AsyncEngine:
     """For queries: each statement is a transaction, and a snapshot, of its own, and none can write."""
     engine = _engine(database_url, pool_size, READING, command_timeout=4)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def importer(database_url: str, pool_size: int) -> AsyncEngine:
+    """For the transactions of imports: one may write a whole list, and nobody waits for an answer."""
+    return _engine(database_url, pool_size, IMPORTING, command_timeout=4 * 3_600)
 
 
 def exporter(database_url: str, pool_size: int) -> AsyncEngine:

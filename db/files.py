@@ -14,6 +14,8 @@ from uuid import UUID
 import obstore
 from obstore.store import LocalStore, S3Store
 
+from db.tables import TaskKind
+
 if TYPE_CHECKING:
     from obstore import AsyncWritableFile
     from obstore.store import ObjectStore
@@ -74,9 +76,17 @@ def path(task_id: UUID, attempt: int) -> str:
     return f"{REPORTS}/{task_id}/{attempt}.csv"
 
 
-def name(task_id: UUID) -> str:
+def upload_path(task_id: UUID) -> str:
+    """A place for what is uploaded for a task, a new one at each call."""
+    return f"{REPORTS}/{task_id}/upload-{secrets.token_hex(8)}"
+
+
+NAMES = {TaskKind.REPORT: "report", TaskKind.EXPORT: "members", TaskKind.IMPORT: "rejects"}
+
+
+def name(task_id: UUID, kind: TaskKind) -> str:
     """What a downloaded file is called."""
-    return f"segmentql-report-{task_id}.csv"
+    return f"segmentql-{NAMES[kind]}-{task_id}.csv"
 
 
 class Files:
@@ -140,9 +150,12 @@ class Files:
         except FileNotFoundError:
             return None
 
-    async def reading(self, path: str) -> AsyncIterator[bytes]:
-        """Its bytes, some at a time."""
-        async for chunk in (await obstore.get_async(self._store, path)).stream(PART_BYTES):
+    async def reading(self, path: str, start: int = 0, chunk_bytes: int = PART_BYTES) -> AsyncIterator[bytes]:
+        """Its bytes from `start` on, about so many at a time."""
+        if start and start >= (await obstore.head_async(self._store, path))["size"]:
+            return
+        options: obstore.GetOptions | None = {"range": {"offset": start}} if start else None
+        async for chunk in (await obstore.get_async(self._store, path, options=options)).stream(chunk_bytes):
             yield bytes(chunk)
 
     def local(self, path: str) -> Path | None:
@@ -154,6 +167,11 @@ class Files:
         if self._folder is not None or not isinstance(self._store, S3Store):
             return None
         return await obstore.sign_async(self._store, "GET", path, timedelta(seconds=seconds))
+
+    async def discard(self, path: str) -> None:
+        """Remove one file, if it is there."""
+        with suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, path)
 
     async def remove(self, task_id: UUID, *, but: int | None = None) -> int:
         """Remove what was kept for the task, but for that attempt's file, and return how many files that were."""

@@ -9,12 +9,15 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db.clock import as_datetime
+from db import buckets
+from db.clock import ALWAYS, as_datetime
 from db.segments import Segment
 
 # One membership of a packed list: segment id, added_at, expires_at; instants in microseconds since db.clock.EPOCH.
-# PostgreSQL writes the very same bytes (OF_USERS), so nothing on the way to the cache and back is parsed.
+# PostgreSQL writes the very same bytes (OF_USERS), so nothing on the way to the cache and back is parsed. A user whom
+# the segment's rollout may not take in is there with an expiry of EXCLUDED.
 PACKED = struct.Struct(">iqq")
+EXCLUDED = ALWAYS
 
 
 class MembershipSource(StrEnum):
@@ -59,8 +62,13 @@ OF_USERS = text("""
            string_agg(int4send(segment_id) || timestamptz_send(added_at) || timestamptz_send(expires_at), ''
                       ORDER BY segment_id),
            NULL
-    FROM memberships
-    WHERE user_id = ANY(:user_ids) AND expires_at > now()
+    FROM (
+        SELECT user_id, segment_id, added_at, expires_at FROM memberships
+        WHERE user_id = ANY(:user_ids) AND expires_at > now()
+        UNION ALL
+        SELECT user_id, segment_id, excluded_at, '-infinity' FROM exclusions
+        WHERE user_id = ANY(:user_ids) AND ended_at = 'infinity'
+    ) AS listed
     GROUP BY user_id
 """)
 
@@ -97,8 +105,11 @@ async def next_instant(tx: AsyncConnection, user_id: str) -> datetime:
     result = await tx.execute(
         text("""
             SELECT greatest(clock_timestamp(), (
-                SELECT max(at) + interval '1 microsecond' FROM membership_events
-                WHERE user_id = :user_id AND at >= now()
+                SELECT max(at) + interval '1 microsecond' FROM (
+                    SELECT at FROM membership_events WHERE user_id = :user_id AND at >= now()
+                    UNION ALL
+                    SELECT excluded_at FROM exclusions WHERE user_id = :user_id AND excluded_at >= now()
+                ) AS later
             ))
         """),
         {"user_id": user_id},
@@ -180,8 +191,46 @@ REMOVE = text("""
 async def remove(
     tx: AsyncConnection, user_id: str, segment_ids: Sequence[int], *, at: datetime, operation_id: int
 ) -> frozenset[int]:
-    """End the memberships that are there, record it, and return the ids of their segments."""
+    """End the memberships that are there, record it, and return the ids of their segments.
+
+    What a rollout takes in is not there: `exclude` keeps it out.
+    """
     result = await tx.execute(
         REMOVE, {"user_id": user_id, "segment_ids": list(segment_ids), "at": at, "operation_id": operation_id}
     )
     return frozenset(result.scalars())
+
+
+# Who was in by the percentage alone has left by this, and no other row tells of it.
+EXCLUDE = text(f"""
+    WITH written AS (
+        INSERT INTO exclusions (user_id, segment_id, excluded_at, operation_id)
+        SELECT CAST(:user_id AS text), segment_id, CAST(:at AS timestamptz), CAST(:operation_id AS bigint)
+        FROM unnest(CAST(:segment_ids AS integer[])) AS segment_id ORDER BY segment_id
+        ON CONFLICT (user_id, segment_id) WHERE ended_at = 'infinity' DO NOTHING
+        RETURNING user_id, segment_id
+    )
+    SELECT w.segment_id FROM written AS w JOIN segments AS s ON s.id = w.segment_id
+    WHERE {buckets.sql("s.seed", "w.user_id")} < s.rollout
+""")
+
+
+async def exclude(
+    tx: AsyncConnection, user_id: str, segment_ids: Sequence[int], *, at: datetime, operation_id: int
+) -> frozenset[int]:
+    """Let the rollouts of these segments take the user in no more, and return the ids of those that did."""
+    result = await tx.execute(
+        EXCLUDE, {"user_id": user_id, "segment_ids": list(segment_ids), "at": at, "operation_id": operation_id}
+    )
+    return frozenset(result.scalars())
+
+
+async def end_exclusions(tx: AsyncConnection, user_id: str, segment_ids: Sequence[int], *, at: datetime) -> None:
+    """Let the rollouts of these segments take the user in again."""
+    await tx.execute(
+        text("""
+            UPDATE exclusions SET ended_at = :at
+            WHERE user_id = :user_id AND segment_id = ANY(:segment_ids) AND ended_at = 'infinity'
+        """),
+        {"user_id": user_id, "segment_ids": list(segment_ids), "at": at},
+    )

@@ -15,12 +15,16 @@ MADE = """
     SELECT right(relname, 7) AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = to_regclass('membership_events')
 """
-# From the oldest one on: a month that nobody was there to make is needed still, for what expired in it.
+# From the oldest one on: a month that nobody was there to make is needed still, for what expired in it. Or from an even
+# older one, for history that is brought along.
 MISSING = text(f"""
     WITH made AS ({MADE}), this AS (SELECT date_trunc('month', now() AT TIME ZONE 'UTC') AS month)
     SELECT to_char(month, 'YYYY_MM') AS name, month, month + interval '1 month' AS end
     FROM generate_series(
-        (SELECT least(this.month, (SELECT min(to_timestamp(name, 'YYYY_MM') AT TIME ZONE 'UTC') FROM made)) FROM this),
+        (SELECT least(
+            this.month - make_interval(months => :behind),
+            (SELECT min(to_timestamp(name, 'YYYY_MM') AT TIME ZONE 'UTC') FROM made)
+        ) FROM this),
         (SELECT this.month + make_interval(months => :ahead) FROM this),
         interval '1 month'
     ) AS month
@@ -34,14 +38,17 @@ OLDEST = f"SELECT min(to_timestamp(name || ' +00', 'YYYY_MM TZH')) FROM ({MADE})
 
 async def missing(conn: AsyncConnection, ahead: int = AHEAD) -> list[str]:
     """The months, as YYYY_MM, that have no partition, from the oldest that has one to `ahead` months from now."""
-    return [row.name for row in await conn.execute(MISSING, {"ahead": ahead})]
+    return [row.name for row in await conn.execute(MISSING, {"ahead": ahead, "behind": 0})]
 
 
-async def make(tx: AsyncConnection, ahead: int = AHEAD) -> list[str]:
-    """Make the missing partitions and return their months. Safe to run in several processes at once."""
+async def make(tx: AsyncConnection, ahead: int = AHEAD, *, behind: int = 0) -> list[str]:
+    """Make the missing partitions, those of so many months before this one too, and return their months.
+
+    Safe to run in several processes at once.
+    """
     # Two makers of one month: the second waits, and finds it made.
     await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext('membership_events partitions'))"))
-    made = (await tx.execute(MISSING, {"ahead": ahead})).all()
+    made = (await tx.execute(MISSING, {"ahead": ahead, "behind": behind})).all()
     for row in made:
         name = f"membership_events_{row.name}"
         # Made aside and then attached: attaching lets readers and writers of the other months go on.

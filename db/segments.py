@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-COLUMNS = "id, slug, description, created_at, updated_at, deleted_at"
+COLUMNS = "id, slug, description, rollout, created_at, updated_at, deleted_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,15 @@ class Segment:
     id: int
     slug: str
     description: str | None
+    # Hundredths of a percent of all users that are members without being added; None: no rollout.
+    rollout: int | None
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
+
+    @property
+    def rollout_percent(self) -> float | None:
+        return None if self.rollout is None else self.rollout / 100
 
 
 async def insert(tx: AsyncConnection, slug: str, description: str | None) -> int | None:
@@ -40,12 +46,21 @@ async def insert(tx: AsyncConnection, slug: str, description: str | None) -> int
 # Row locks let one who shares pass one who waits to change: with users being added all the time, a deletion would wait
 # for ever. Advisory locks queue in order. Slugs share a few of them, for a list of slugs may be long.
 QUEUES = 64
+OF_SLUGS = f"""
+    (SELECT DISTINCT hashtext(slug) & {QUEUES - 1} AS queue FROM unnest(CAST(:slugs AS text[])) AS slug
+     ORDER BY queue) AS queues
+"""
 SHARE_QUEUES = text(f"""
-    SELECT pg_advisory_xact_lock_shared(hashtext('segments'), queue)
-    FROM (SELECT DISTINCT hashtext(slug) & {QUEUES - 1} AS queue FROM unnest(CAST(:slugs AS text[])) AS slug
-          ORDER BY queue) AS queues
+    SELECT set_config('lock_timeout', :patience, true), pg_advisory_xact_lock_shared(hashtext('segments'), queue)
+    FROM {OF_SLUGS}
 """)
-TAKE_QUEUE = text(f"SELECT pg_advisory_xact_lock(hashtext('segments'), hashtext(:slug) & {QUEUES - 1})")
+TAKE_QUEUES = text(f"""
+    SELECT set_config('lock_timeout', :patience, true), pg_advisory_xact_lock(hashtext('segments'), queue)
+    FROM {OF_SLUGS}
+""")
+# A change of a hundred thousand users takes its time, and whoever waits for it can. Shorter than any statement may take
+# (db/connections.py).
+PATIENCE = "8s"
 
 
 async def lock(tx: AsyncConnection, slug: str) -> int | None:
@@ -53,7 +68,7 @@ async def lock(tx: AsyncConnection, slug: str) -> int | None:
 
     Waits for transactions that are changing who is in it, and makes later ones wait.
     """
-    await tx.execute(TAKE_QUEUE, {"slug": slug})
+    await tx.execute(TAKE_QUEUES, {"slugs": [slug], "patience": PATIENCE})
     result = await tx.execute(
         text("SELECT id FROM segments WHERE slug = :slug AND deleted_at IS NULL FOR NO KEY UPDATE"), {"slug": slug}
     )
@@ -72,36 +87,96 @@ async def describe(tx: AsyncConnection, segment_id: int, description: str | None
     )
 
 
+# The clock is read after the lock was granted: every membership's last event is earlier. Unless the clock was set back,
+# or that of a new primary lags behind the old one's.
+NEXT_INSTANT = """
+    greatest(
+        clock_timestamp(),
+        (SELECT max(at) + interval '1 microsecond' FROM membership_events
+         WHERE segment_id = ANY(:segment_ids) AND at >= now()),
+        (SELECT max(at) + interval '1 microsecond' FROM rollout_changes WHERE segment_id = ANY(:segment_ids)),
+        (SELECT max(excluded_at) + interval '1 microsecond' FROM exclusions
+         WHERE segment_id = ANY(:segment_ids) AND excluded_at >= now())
+    )
+"""
+
+
+async def next_instant(tx: AsyncConnection, segment_ids: Sequence[int]) -> datetime:
+    """When a change of segments that are locked happens: now, and after everything that happened in them."""
+    result = await tx.execute(text(f"SELECT {NEXT_INSTANT}"), {"segment_ids": list(segment_ids)})
+    instant: datetime = result.scalar_one()
+    return instant
+
+
+async def roll_out(tx: AsyncConnection, segment_id: int, rollout: int | None, operation_id: int) -> None:
+    """Have a segment that is locked take in so many hundredths of a percent of all users from now on; None ends it."""
+    await tx.execute(
+        text(f"""
+            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version), changed AS (
+                UPDATE segments SET rollout = :rollout, updated_at = clock_timestamp(), version = catalogue.version
+                FROM catalogue WHERE id = :id AND rollout IS DISTINCT FROM :rollout RETURNING id
+            )
+            INSERT INTO rollout_changes (segment_id, at, rollout, operation_id)
+            SELECT id, {NEXT_INSTANT}, :rollout, :operation_id FROM changed
+        """),
+        {"id": segment_id, "segment_ids": [segment_id], "rollout": rollout, "operation_id": operation_id},
+    )
+
+
 async def delete(tx: AsyncConnection, segment_id: int, operation_id: int) -> None:
     """Mark a segment that is locked as deleted; its memberships end at that instant, however many there are."""
-    # The clock is read after the lock was granted: every membership's last event is earlier. Unless the clock was set
-    # back, or that of a new primary lags behind the old one's.
     await tx.execute(
-        text("""
-            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version), clock AS (
-                SELECT greatest(clock_timestamp(), (
-                    SELECT max(at) + interval '1 microsecond' FROM membership_events
-                    WHERE segment_id = :id AND at >= now()
-                )) AS instant
-            )
+        text(f"""
+            WITH catalogue AS (UPDATE catalogue SET version = version + 1 RETURNING version),
+            clock AS (SELECT {NEXT_INSTANT} AS instant)
             UPDATE segments
             SET deleted_at = clock.instant, updated_at = clock.instant, deleted_by = :operation_id,
                 version = catalogue.version
             FROM catalogue, clock WHERE id = :id
         """),
-        {"id": segment_id, "operation_id": operation_id},
+        {"id": segment_id, "segment_ids": [segment_id], "operation_id": operation_id},
     )
 
 
-async def share(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, int]:
-    """The ids of those slugs that name live segments, which stay live until the transaction ends."""
-    await tx.execute(SHARE_QUEUES, {"slugs": list(slugs)})
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A live segment that stays as it is until the transaction ends."""
+
+    id: int
+    # Whether it has, or has had, a rollout: then it matters who was removed from it.
+    rolled_out: bool
+
+
+ROLLED_OUT = "EXISTS (SELECT FROM rollout_changes WHERE segment_id = id) AS rolled_out"
+
+
+async def share(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, Held]:
+    """Those of the slugs that name live segments; none of them can be changed, and others may add to them, too."""
+    await tx.execute(SHARE_QUEUES, {"slugs": list(slugs), "patience": PATIENCE})
     # FOR SHARE, not FOR KEY SHARE: the latter would let an add slip in behind an acknowledged deletion.
     result = await tx.execute(
-        text("SELECT slug, id FROM segments WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR SHARE"),
+        text(f"""
+            SELECT slug, id, {ROLLED_OUT} FROM segments
+            WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR SHARE
+        """),
         {"slugs": list(slugs)},
     )
-    return {row.slug: row.id for row in result}
+    return {row.slug: Held(row.id, row.rolled_out) for row in result}
+
+
+async def hold(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, Held]:
+    """Those of the slugs that name live segments, as `share` does, for changes of many users: nobody else changes
+    these segments, or who is in them, until the transaction ends.
+    """
+    await tx.execute(TAKE_QUEUES, {"slugs": list(slugs), "patience": PATIENCE})
+    result = await tx.execute(
+        text(f"""
+            SELECT slug, id, {ROLLED_OUT} FROM segments
+            WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE
+        """),
+        {"slugs": list(slugs)},
+    )
+    return {row.slug: Held(row.id, row.rolled_out) for row in result}
 
 
 async def by_id(conn: AsyncConnection, segment_id: int) -> Segment | None:

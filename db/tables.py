@@ -47,6 +47,8 @@ class TaskKind(StrEnum):
 
     REPORT = "REPORT"
     SEGMENT_CLEANUP = "SEGMENT_CLEANUP"
+    IMPORT = "IMPORT"
+    EXPORT = "EXPORT"
 
 
 class TaskStatus(StrEnum):
@@ -92,10 +94,41 @@ segments = Table(
     Column("cleaned_at", instant),
     # The catalogue's version at the last change.
     Column("version", BigInteger, nullable=False),
+    # Hundredths of a percent of all users that are members without being added; null: no rollout.
+    Column("rollout", Integer),
+    # Which users these are: drawn once, so that they stay the same ones, and are others in each segment.
+    Column("seed", Text, nullable=False, server_default=text("(gen_random_uuid())::text")),
+    CheckConstraint("rollout BETWEEN 0 AND 10000", name="segments_rollout_check"),
     CheckConstraint("slug ~ '^[A-Za-z0-9][A-Za-z0-9_-]{0,254}$'", name="segments_slug"),
     Index("segments_live_slug", "slug", unique=True, postgresql_where=text("deleted_at IS NULL")),
     Index("segments_deleted_slug", "slug", "id", postgresql_where=text("deleted_at IS NOT NULL")),
     Index("segments_version", "version"),
+)
+
+# What a segment's rollout was from when on, and by whose operation.
+rollout_changes = Table(
+    "rollout_changes",
+    metadata,
+    Column("segment_id", Integer, nullable=False),
+    Column("at", instant, nullable=False),
+    Column("rollout", Integer),
+    Column("operation_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("segment_id", "at", name="rollout_changes_pkey"),
+)
+
+# Who was removed from a segment with a rollout: it takes the user in no more, until somebody adds the user again. What
+# has ended stays: it explains what was.
+exclusions = Table(
+    "exclusions",
+    metadata,
+    Column("user_id", identifier, nullable=False),
+    Column("segment_id", Integer, nullable=False),
+    Column("excluded_at", instant, nullable=False),
+    Column("ended_at", instant, nullable=False, server_default=text("'infinity'")),
+    Column("operation_id", BigInteger, nullable=False),
+    PrimaryKeyConstraint("user_id", "segment_id", "excluded_at", name="exclusions_pkey"),
+    Index("exclusions_current", "user_id", "segment_id", unique=True, postgresql_where=text("ended_at = 'infinity'")),
+    Index("exclusions_segment", "segment_id", "excluded_at"),
 )
 
 # No foreign key, no sequence: rows of one user never need a row of another, so this can be distributed by user_id.
@@ -177,13 +210,17 @@ tasks = Table(
     Column("finished_at", instant),
     # When its file, if it made one, was past its retention.
     Column("file_removed_at", instant),
+    # What was uploaded for it; an import waits for that.
+    Column("upload", JSONB),
+    # How far it has come, for whoever goes on with it.
+    Column("state", JSONB),
     Index("tasks_unfinished", "id", postgresql_where=text("status IN ('QUEUED', 'RUNNING')")),
     Index("tasks_client", "client", "id"),
     Index("tasks_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index(
         "tasks_with_file",
         "finished_at",
-        postgresql_where=text("kind = 'REPORT' AND status = 'SUCCEEDED' AND file_removed_at IS NULL"),
+        postgresql_where=text("kind <> 'SEGMENT_CLEANUP' AND status = 'SUCCEEDED' AND file_removed_at IS NULL"),
     ),
     # One at a time for each segment.
     Index(

@@ -21,7 +21,7 @@ VANISHED = f"Its worker stopped without a word {FAILURES} times."
 
 COLUMNS = """
     id, kind, status, attempt, rows_done, rows_total, result, error, created_at, run_after, started_at, finished_at,
-    file_removed_at, clock_timestamp() AS seen_at
+    file_removed_at, args, upload, state, clock_timestamp() AS seen_at
 """
 
 
@@ -40,6 +40,11 @@ class Task:
     started_at: datetime | None
     finished_at: datetime | None
     file_removed_at: datetime | None
+    args: dict[str, Any]
+    # What was uploaded for it.
+    upload: dict[str, Any] | None
+    # How far it has come, for whoever goes on with it.
+    state: dict[str, Any] | None
     # The database's clock when all this was so.
     seen_at: datetime
 
@@ -51,9 +56,12 @@ class Claim:
     id: UUID
     kind: TaskKind
     attempt: int
+    operation_id: int | None
     segment_id: int | None
     args: dict[str, Any]
     rows_done: int
+    upload: dict[str, Any] | None
+    state: dict[str, Any] | None
 
 
 async def insert(
@@ -141,24 +149,25 @@ async def bury(tx: AsyncConnection) -> int:
     return result.rowcount
 
 
-# A report begins anew; what a cleanup has done is done.
+# A report begins anew; what a cleanup or an import has done is done. An import waits for what it imports.
 CLAIM = text("""
     UPDATE tasks
     SET status = 'RUNNING', attempt = attempt + 1,
         failures = failures + CASE WHEN status = 'RUNNING' THEN 1 ELSE 0 END,
         started_at = coalesce(started_at, clock_timestamp()), heartbeat_at = clock_timestamp(),
-        rows_done = CASE WHEN kind = 'SEGMENT_CLEANUP' THEN rows_done ELSE 0 END
+        rows_done = CASE WHEN kind IN ('SEGMENT_CLEANUP', 'IMPORT') THEN rows_done ELSE 0 END
     WHERE id = (
         SELECT id FROM tasks
         WHERE status IN ('QUEUED', 'RUNNING') AND kind = ANY(CAST(:kinds AS task_kind[]))
+          AND (kind <> 'IMPORT' OR upload IS NOT NULL)
           AND CASE status
               WHEN 'QUEUED' THEN run_after <= clock_timestamp()
               ELSE heartbeat_at < clock_timestamp() - make_interval(secs => :lease) AND failures + 1 < :failures
               END
         ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
     )
-    RETURNING id, kind, attempt, segment_id, args, rows_done
-""").columns(args=JSONB)
+    RETURNING id, kind, attempt, operation_id, segment_id, args, rows_done, upload, state
+""").columns(args=JSONB, upload=JSONB, state=JSONB)
 
 
 async def claim(tx: AsyncConnection, kinds: Collection[TaskKind]) -> Claim | None:
@@ -167,7 +176,7 @@ async def claim(tx: AsyncConnection, kinds: Collection[TaskKind]) -> Claim | Non
     row = result.one_or_none()
     if row is None:
         return None
-    return Claim(row.id, TaskKind(row.kind), row.attempt, row.segment_id, row.args, row.rows_done)
+    return Claim(row.id, TaskKind(row.kind), *row[2:])
 
 
 async def beat(tx: AsyncConnection, claim: Claim, rows_done: int) -> bool:
@@ -178,6 +187,29 @@ async def beat(tx: AsyncConnection, claim: Claim, rows_done: int) -> bool:
 async def advance(tx: AsyncConnection, claim: Claim, rows: int) -> bool:
     """Count rows in the transaction that did them; False when the task is no longer theirs."""
     return await _mine(tx, claim, "rows_done = rows_done + :rows, heartbeat_at = clock_timestamp()", rows=rows)
+
+
+async def keep(tx: AsyncConnection, claim: Claim, rows_done: int, state: dict[str, Any]) -> bool:
+    """Note how far it has come in the transaction that came so far; False when the task is no longer theirs.
+
+    What goes on does not kill its workers: they may vanish as often as they like.
+    """
+    return await _mine(
+        tx,
+        claim,
+        "rows_done = :rows_done, state = :state, failures = 0, heartbeat_at = clock_timestamp()",
+        rows_done=rows_done,
+        state=state,
+    )
+
+
+async def upload(tx: AsyncConnection, task_id: UUID, upload: dict[str, Any]) -> bool:
+    """Give an import what it waits for; False when it does not, or no longer."""
+    statement = text("""
+        UPDATE tasks SET upload = :upload, run_after = clock_timestamp()
+        WHERE id = :id AND kind = 'IMPORT' AND status = 'QUEUED' AND upload IS NULL
+    """).bindparams(bindparam("upload", type_=JSONB))
+    return bool((await tx.execute(statement, {"id": task_id, "upload": upload})).rowcount)
 
 
 async def expect(tx: AsyncConnection, claim: Claim, rows_total: int) -> bool:
@@ -221,8 +253,8 @@ async def release(tx: AsyncConnection, claim: Claim) -> bool:
 async def _mine(tx: AsyncConnection, claim: Claim, change: str, **values: object) -> bool:
     """The fence: a worker that was away too long, or whose task was canceled, moves nothing."""
     statement = text(f"UPDATE tasks SET {change} WHERE id = :id AND attempt = :attempt AND status = 'RUNNING'")
-    if "result" in values:
-        statement = statement.bindparams(bindparam("result", type_=JSONB(none_as_null=True)))
+    for name in {"result", "state"} & values.keys():
+        statement = statement.bindparams(bindparam(name, type_=JSONB(none_as_null=True)))
     result = await tx.execute(statement, {"id": claim.id, "attempt": claim.attempt, **values})
     return bool(result.rowcount)
 
@@ -241,41 +273,8 @@ async def queue_missing_cleanups(tx: AsyncConnection) -> int:
     return result.rowcount
 
 
-async def give_up_files(tx: AsyncConnection, *, days: int, limit: int) -> list[UUID]:
-    """Note of up to `limit` tasks that their files are past so many days, and return their ids: no link leads there."""
-    result = await tx.execute(
-        text("""
-            UPDATE tasks SET file_removed_at = clock_timestamp()
-            WHERE id = ANY (ARRAY(
-                SELECT id FROM tasks
-                WHERE finished_at < now() - make_interval(days => :days) AND kind = 'REPORT' AND status = 'SUCCEEDED'
-                  AND file_removed_at IS NULL
-                ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED
-            )) RETURNING id
-        """),
-        {"days": days, "limit": limit},
-    )
-    return list(result.scalars())
-
-
-async def delete_finished(tx: AsyncConnection, *, days: int, limit: int) -> int:
-    """Forget up to `limit` tasks that ended longer ago than so many days and have no file any more."""
-    result = await tx.execute(
-        text("""
-            DELETE FROM tasks WHERE id = ANY (ARRAY(
-                SELECT id FROM tasks
-                WHERE finished_at < now() - make_interval(days => :days)
-                  AND (kind <> 'REPORT' OR status <> 'SUCCEEDED' OR file_removed_at IS NOT NULL)
-                ORDER BY finished_at LIMIT :limit FOR UPDATE SKIP LOCKED
-            ))
-        """),
-        {"days": days, "limit": limit},
-    )
-    return result.rowcount
-
-
 def _select(statement: str) -> Any:
-    return text(statement).columns(result=JSONB)
+    return text(statement).columns(result=JSONB, args=JSONB, upload=JSONB, state=JSONB)
 
 
 def _task(row: Any) -> Task:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db import tasks
+from db.cache import Cache
 from db.files import Files
 from db.tables import TaskKind
 from db.tasks import Claim
@@ -14,6 +15,10 @@ class LostError(Exception):
     """The task is somebody else's by now, or was canceled: nothing that we write counts any more."""
 
 
+class HopelessError(Exception):
+    """Why the task cannot be done, however often it is tried: a sentence for whoever asked for it."""
+
+
 @dataclass(slots=True)
 class Attempt:
     claim: Claim
@@ -21,14 +26,17 @@ class Attempt:
     writer: AsyncEngine
     # For long statements that only read.
     exporter: AsyncEngine
+    # For transactions that write much, and may take long.
+    importer: AsyncEngine
     files: Files
+    cache: Cache
     rows_done: int = 0
 
     def __post_init__(self) -> None:
         self.rows_done = self.claim.rows_done
 
     async def beat(self, tx: AsyncConnection) -> bool:
-        # A cleanup counts in the transactions that do the rows: a heartbeat must not say less, or more.
-        if self.claim.kind is TaskKind.SEGMENT_CLEANUP:
+        # These count in the transactions that do the rows: a heartbeat must not say less, or more.
+        if self.claim.kind in (TaskKind.SEGMENT_CLEANUP, TaskKind.IMPORT):
             return await tasks.advance(tx, self.claim, 0)
         return await tasks.beat(tx, self.claim, self.rows_done)

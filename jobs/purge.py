@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db import endings, history, job_runs, operations, partitions, tasks, transactions
+from db import endings, history, job_runs, operations, partitions, staging, task_retention, tasks, transactions
 from db.files import ERRORS, Files, Kept
 from db.job_runs import Run, Stats
 from db.tables import TaskStatus
@@ -28,6 +28,8 @@ RUNNER = f"{socket.gethostname()}:{os.getpid()}"
 # Bounds how long one transaction holds its locks.
 CHUNK = 5_000
 FILES_CHUNK = 100
+# How long an import waits for its file.
+UPLOAD_HOURS = 24
 STREAMS = 2
 # Between two chunks, for everybody else.
 REST_SECONDS = 0.005
@@ -70,8 +72,12 @@ class Purge:
     async def work(self) -> None:
         await self._memberships()
         await self._keys()
+        await self._all("uploads", lambda tx: task_retention.give_up_uploads(tx, hours=UPLOAD_HOURS, limit=CHUNK))
         await self._files()
-        await self._all("tasks", lambda tx: tasks.delete_finished(tx, days=self.retention.task_days, limit=CHUNK))
+        await self._step("staging", staging.drop_left)
+        await self._all(
+            "tasks", lambda tx: task_retention.delete_finished(tx, days=self.retention.task_days, limit=CHUNK)
+        )
         await keep_ahead(self.writer)
         if self.retention.history_months is not None:
             await self._history(self.retention.history_months)
@@ -124,7 +130,7 @@ class Purge:
         given_up: list[UUID] = []
 
         async def chunk(tx: AsyncConnection) -> int:
-            given_up[:] = await tasks.give_up_files(tx, days=self.retention.file_days, limit=FILES_CHUNK)
+            given_up[:] = await task_retention.give_up_files(tx, days=self.retention.file_days, limit=FILES_CHUNK)
             return len(given_up)
 
         while await self._step("files", chunk):

@@ -11,22 +11,25 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import tasks
+from db.cache import Cache
 from db.files import Files, NotStored
 from db.tables import TaskKind
 from db.tasks import HEARTBEAT_SECONDS, LEASE_SECONDS, Claim
-from jobs import cleanup, metrics, reports
-from jobs.attempt import Attempt, LostError
+from jobs import cleanup, exports, imports, metrics, output, reports
+from jobs.attempt import Attempt, HopelessError, LostError
 
 log = logging.getLogger(__name__)
 # How long a task waits that nobody has told us of. It is one look into an index.
 PAUSE_SECONDS = 1.0
 # How long an end of ours takes to reach us.
 GRACE_SECONDS = 0.5
-QUICK = frozenset(TaskKind) - {TaskKind.SEGMENT_CLEANUP}
+QUICK = frozenset(TaskKind) - {TaskKind.SEGMENT_CLEANUP, TaskKind.IMPORT}
 
 WORK: dict[TaskKind, Callable[[Attempt], Awaitable[None]]] = {
     TaskKind.REPORT: reports.build,
     TaskKind.SEGMENT_CLEANUP: cleanup.clean,
+    TaskKind.IMPORT: imports.work,
+    TaskKind.EXPORT: exports.build,
 }
 
 
@@ -36,7 +39,9 @@ class Worker:
 
     writer: AsyncEngine
     exporter: AsyncEngine
+    importer: AsyncEngine
     files: Files
+    cache: Cache
     slots: int
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -56,7 +61,7 @@ class Worker:
             await asyncio.gather(*slots, return_exceptions=True)
 
     def _kinds(self, slot: int) -> Collection[TaskKind]:
-        """A deletion of a large segment takes its time, and nobody waits for it: one slot is kept from it."""
+        """What may take long is not to keep reports from being made: one slot is kept from it."""
         return QUICK if slot == 0 and self.slots > 1 else frozenset(TaskKind)
 
     async def _work_off(self, kinds: Collection[TaskKind]) -> None:
@@ -87,7 +92,7 @@ class Worker:
             return claim
 
     async def _attempt(self, claim: Claim) -> None:
-        attempt = Attempt(claim, self.writer, self.exporter, self.files)
+        attempt = Attempt(claim, self.writer, self.exporter, self.importer, self.files, self.cache)
         what = f"{claim.kind.lower()} {claim.id}, attempt {claim.attempt}"
         log.info("begin %s", what)
         try:
@@ -98,6 +103,10 @@ class Worker:
             raise
         except LostError:
             log.warning("lost %s: it was canceled, or another worker took over", what)
+        except HopelessError as error:
+            log.info("%s cannot be done: %s", what, error)
+            await self._fail(claim, str(error), final=True)
+            await output.tidy(attempt)
         except NotStored as error:
             log.error("%s could not store its file: %s", what, error.reason)  # noqa: TRY400  # it says it all
             await self._fail(claim, f"The file could not be stored: {error.reason}", final=error.full)
@@ -106,8 +115,8 @@ class Worker:
             log.exception("%s failed (error id %s)", what, error_id)
             await self._fail(claim, f"An internal error stopped it (id {error_id}).", final=False)
         else:
-            if claim.kind is TaskKind.REPORT:
-                await reports.tidy(attempt)
+            if claim.kind is not TaskKind.SEGMENT_CLEANUP:
+                await output.tidy(attempt)
             metrics.tasks_finished.labels(claim.kind.value).inc()
             log.info("finished %s: %s rows", what, attempt.rows_done)
 

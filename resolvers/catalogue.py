@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import catalogue
 from db.cache import Cache
 from db.cache_format import State
+from db.catalogue import Rollout
 from db.clock import Clock, ticks
 from db.segments import Segment
 
@@ -23,6 +24,7 @@ class Catalogue:
     def __init__(self, reader: AsyncEngine, clock: Clock) -> None:
         self.version = -1
         self._live: dict[int, Segment] = {}
+        self.rollouts: dict[int, Rollout] = {}
         self._newest_id = 0
         self._reader = reader
         self._clock = clock
@@ -94,10 +96,13 @@ class Catalogue:
             if changes.version < self.version:  # restored from a backup: ids and versions were given out anew
                 changes = await catalogue.since(conn, -1)
                 self._live, self._newest_id = {}, 0
+                self.rollouts = {}
         for segment in changes.segments:
             self._newest_id = max(self._newest_id, segment.id)
+            self.rollouts.pop(segment.id, None)
             if segment.deleted_at is None:
                 self._live[segment.id] = segment
             else:
                 self._live.pop(segment.id, None)
+        self.rollouts.update({rollout.segment.id: rollout for rollout in changes.rollouts})
         self.version = changes.version

@@ -31,6 +31,10 @@ class Limits:
     nodes: int
     # Users, and segments, that one report can be narrowed to.
     report_items: int
+    # Users of one bulk change, and pairs of a user and a segment.
+    bulk_pairs: int
+    # Changes of one `changeMemberships`.
+    bulk_changes: int
 
 
 class Budget:
@@ -56,6 +60,8 @@ class Context:
     catalogue: Catalogue
     reads: Reads
     operations: Operations
+    # Bulk changes at a time: they leave connections to all others.
+    bulk_turns: asyncio.Semaphore
     limits: Limits
     links: Links
     # Tells this process's worker, if it has one, that there is a new task.

@@ -53,10 +53,26 @@ def conflicting_change(slug: str, *path: str) -> UserError:
     return UserError(UserErrorCode.CONFLICTING_CHANGE, f"Segment {slug} cannot be both added and removed.", list(path))
 
 
+def conflicting_expiries(slug: str, *path: str) -> UserError:
+    message = f"The user cannot be added to segment {slug} until two different instants."
+    return UserError(UserErrorCode.CONFLICTING_CHANGE, message, list(path))
+
+
 def too_many_items(found: int, limit: int, *path: str) -> UserError:
     return UserError(
         UserErrorCode.TOO_MANY_ITEMS, f"The list has {found} items, at most {limit} are allowed.", list(path)
     )
+
+
+# Of what is wrong with a long list so much is told, and how much more there is.
+TOLD = 100
+
+
+def told(wrong: Sequence[UserError], *path: str) -> list[UserError]:
+    if len(wrong) <= TOLD:
+        return list(wrong)
+    more = UserError(wrong[TOLD].code, f"{len(wrong) - TOLD} more are wrong, too.", list(path))
+    return [*wrong[:TOLD], more]
 
 
 def task_not_found(task_id: str) -> UserError:

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -63,11 +64,15 @@ class Operations:
         self._writer = writer
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Done]]] = {}
 
-    async def once(self, request: Request, work: Work, committed: Committed) -> Done:
+    async def once(
+        self, request: Request, work: Work, committed: Committed, turns: asyncio.Semaphore | None = None
+    ) -> Done:
         """Do `work` in a transaction, unless its key was used: then what came of it the first time is the answer.
 
         `work` gets the transaction and the operation's id. `committed` runs after the commit and before the answer,
         for replays too: a retry makes up for a first call that died in between. Raises `Refused`.
+
+        Work that takes long waits for its turn, without a connection: so it leaves some to others.
 
         The work goes on when its caller is cancelled. Duplicates that arrive meanwhile wait for it without a
         connection, so a storm of retries of one slow key takes nothing from others.
@@ -83,17 +88,23 @@ class Operations:
             if not task.cancelled() and task.exception() is None:
                 raise Refused([key_reused()])
             # The other request failed and has left the key unused.
-        task = asyncio.create_task(self._run(request, work, committed))
+        task = asyncio.create_task(self._run(request, work, committed, turns))
         self._running[place] = (request.fingerprint, task)
         task.add_done_callback(lambda _: self._running.pop(place))
         return await asyncio.shield(task)
+
+    async def note(self, write: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:
+        """Do a write that needs no key, for doing it again does nothing."""
+        async with self._writer.begin() as tx:
+            return await write(tx)
 
     async def finish(self) -> None:
         """Wait for what is at work; its answers may still reach their callers."""
         await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
 
-    async def _run(self, request: Request, work: Work, committed: Committed) -> Done:
-        done = await self._persist(request, work)
+    async def _run(self, request: Request, work: Work, committed: Committed, turns: asyncio.Semaphore | None) -> Done:
+        async with turns or nullcontext():
+            done = await self._persist(request, work)
         await committed(done.outcome)
         return done
 
@@ -166,5 +177,7 @@ def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list):
+        if set(map(type, value)) <= {str}:
+            return value  # a hundred thousand ids need no second look
         return [_plain(item) for item in value]
     return value

@@ -16,6 +16,8 @@ from db.files import Files
 
 PATH = "/files/"
 # Seconds since 1970, in the one way of writing them that is ours.
+# What is uploaded comes before the first attempt.
+UPLOAD = 0
 INSTANT = re.compile("[1-9][0-9]{9,11}")
 
 
@@ -47,8 +49,16 @@ class Links:
         query = urlencode({"expires": expires, "signature": self._signature(task_id, attempt, expires)})
         return Link(f"{origin}{PATH}{task_id}?{query}", expires_at)
 
+    def upload(self, task_id: UUID, origin: str) -> str:
+        """A link to PUT the task's file to, for whoever has it, made anew each time."""
+        expires = int(time.time()) + self.seconds
+        query = urlencode({"expires": expires, "signature": self._signature(task_id, UPLOAD, expires)})
+        return f"{origin}{PATH}{task_id}?{query}"
+
     def check(self, task_id: UUID, attempt: int, query: Mapping[str, str]) -> None:
-        """Raise BadLink unless the query is one that `make` has made for this very file, and is still good."""
+        """Raise BadLink unless the query is one that `make`, or `upload` for an attempt of UPLOAD, has made for this
+        very file, and is still good.
+        """
         expires = query.get("expires", "")
         if not INSTANT.fullmatch(expires):
             raise BadLink("This is not a link that was given out.")
@@ -59,6 +69,6 @@ class Links:
             raise BadLink("The link has expired: ask for the task again to get a new one.")
 
     def _signature(self, task_id: UUID, attempt: int, expires: int) -> str:
-        signed = f"GET {PATH}{task_id} {attempt} {expires}".encode()
+        signed = f"{'PUT' if attempt == UPLOAD else 'GET'} {PATH}{task_id} {attempt} {expires}".encode()
         digest = hmac.new(self.secret, signed, hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")

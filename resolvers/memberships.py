@@ -1,7 +1,8 @@
 """Putting users into segments and taking them out."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import strawberry
@@ -11,13 +12,11 @@ from strawberry import ID
 from db import memberships, segments
 from resolvers.context import IdempotencyKey, Info
 from resolvers.errors import Refused, UserError, conflicting_change, invalid, segment_not_found, too_many_items
+from resolvers.expiries import EXPIRES_AT_DESCRIPTION, TTL_DAYS_DESCRIPTION, expiry, wrong_expiry
 from resolvers.idempotency import Outcome
 from resolvers.mutations import mutate
 from resolvers.users import User
-from resolvers.values import wrong_slug, wrong_user_id
-
-# A century. More is a mistake in the unit, and would soon leave the calendar.
-TTL_DAYS = 36_500
+from resolvers.values import distinct, wrong_slug, wrong_user_id
 
 
 @strawberry.input(
@@ -37,19 +36,8 @@ class ChangeUserSegmentsInput:
         default_factory=list,
         description="Slugs of segments to take the user out of, at most 1000. Of a non-member nothing changes.",
     )
-    ttl_days: int | None = strawberry.field(
-        default=None,
-        description=(
-            "How long the memberships last: 1 to 36500 days of 86400 seconds each, from the database's clock. The end "
-            "is the first instant outside."
-        ),
-    )
-    expires_at: datetime | None = strawberry.field(
-        default=None,
-        description=(
-            "When the memberships end: the first instant outside. Must be in the future by the database's clock."
-        ),
-    )
+    ttl_days: int | None = strawberry.field(default=None, description=TTL_DAYS_DESCRIPTION)
+    expires_at: datetime | None = strawberry.field(default=None, description=EXPIRES_AT_DESCRIPTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,83 +62,81 @@ async def change_user_segments(
     async def committed(_: Outcome) -> None:
         await info.context.cache.invalidate([input.user_id])
 
-    wrong = _wrong(input, info.context.limits.changes)
+    wrong = wrong_change(input, info.context.limits.changes, "input")
     done, errors = await mutate(info, idempotency_key, {"input": input}, wrong, work, committed)
     if done is None:
         return ChangeUserSegmentsPayload(None, replayed=False, user_errors=errors)
-    slugs = {name: done.outcome[name] for name in ("added", "updated", "removed", "unchanged")}
-    return ChangeUserSegmentsPayload(User(input.user_id), done.replayed, [], **slugs)
+    outcome = done.outcome
+    return ChangeUserSegmentsPayload(
+        User(input.user_id),
+        done.replayed,
+        [],
+        outcome["added"],
+        outcome["updated"],
+        # Operations of before there were rollouts have excluded nobody.
+        [slug for slug in dict.fromkeys(input.remove) if slug in {*outcome["removed"], *outcome.get("excluded", ())}],
+        outcome["unchanged"],
+    )
 
 
 async def change(tx: AsyncConnection, input: ChangeUserSegmentsInput, operation_id: int) -> Outcome:
     add, remove = list(dict.fromkeys(input.add)), list(dict.fromkeys(input.remove))
     await memberships.lock(tx, input.user_id)
-    ids = await segments.share(tx, [*add, *remove])
-    if unknown := _unknown(input, ids):
+    held = await segments.share(tx, [*add, *remove])
+    if unknown := _unknown(input, held):
         raise Refused(unknown)
+    ids = {slug: segment.id for slug, segment in held.items()}
     at = await memberships.next_instant(tx, input.user_id)
-    expires_at = _expiry(input, at)
-    began, moved, ended = frozenset[int](), frozenset[int](), frozenset[int]()
+    expires_at = expiry(input, at, "input")
+    began, moved, ended, excluded = frozenset[int](), frozenset[int](), frozenset[int](), frozenset[int]()
     if add:
         added_ids = [ids[slug] for slug in add]
         began, moved = await memberships.add(
             tx, input.user_id, added_ids, at=at, expires_at=expires_at, operation_id=operation_id
         )
+        if rolled_out := [held[slug].id for slug in add if held[slug].rolled_out]:
+            await memberships.end_exclusions(tx, input.user_id, rolled_out, at=at)
     if remove:
         removed_ids = [ids[slug] for slug in remove]
         ended = await memberships.remove(tx, input.user_id, removed_ids, at=at, operation_id=operation_id)
+        if rolled_out := [held[slug].id for slug in remove if held[slug].rolled_out]:
+            excluded = (
+                await memberships.exclude(tx, input.user_id, rolled_out, at=at, operation_id=operation_id) - ended
+            )
     return {
         "added": [slug for slug in add if ids[slug] in began],
         "updated": [slug for slug in add if ids[slug] in moved],
         "removed": [slug for slug in remove if ids[slug] in ended],
-        "unchanged": [slug for slug in [*add, *remove] if ids[slug] not in began | moved | ended],
+        # Removed, too, but from what the rollout had taken it into: the history has no row of it.
+        "excluded": [slug for slug in remove if ids[slug] in excluded],
+        "unchanged": [slug for slug in [*add, *remove] if ids[slug] not in began | moved | ended | excluded],
     }
 
 
-def _wrong(input: ChangeUserSegmentsInput, limit: int) -> list[UserError]:
+def wrong_change(input: ChangeUserSegmentsInput, limit: int, *path: str) -> list[UserError]:
     """What can be seen without the database."""
     for name, slugs in (("add", input.add), ("remove", input.remove)):
         if len(slugs) > limit:
-            return [too_many_items(len(slugs), limit, "input", name)]
-    wrong = wrong_user_id(input.user_id, "input", "userId")
+            return [too_many_items(len(slugs), limit, *path, name)]
+    wrong = wrong_user_id(input.user_id, *path, "userId")
     if not input.add and not input.remove:
-        wrong.append(invalid("Both lists are empty: there is nothing to change.", "input"))
+        wrong.append(invalid("Both lists are empty: there is nothing to change.", *path))
     for name, slugs in (("add", input.add), ("remove", input.remove)):
-        for position, slug in _distinct(slugs):
-            wrong += wrong_slug(slug, "input", name, str(position))
+        for position, slug in distinct(slugs):
+            wrong += wrong_slug(slug, *path, name, str(position))
     both = frozenset(input.add) & frozenset(input.remove)
     wrong += [
-        conflicting_change(slug, "input", "remove", str(position))
-        for position, slug in _distinct(input.remove)
+        conflicting_change(slug, *path, "remove", str(position))
+        for position, slug in distinct(input.remove)
         if slug in both
     ]
-    if input.ttl_days is not None and input.expires_at is not None:
-        wrong.append(invalid("Give at most one of ttlDays and expiresAt.", "input", "expiresAt"))
-    if input.ttl_days is not None and not 1 <= input.ttl_days <= TTL_DAYS:
-        wrong.append(invalid(f"ttlDays must be from 1 to {TTL_DAYS}.", "input", "ttlDays"))
-    return wrong
+    return [*wrong, *wrong_expiry(input, *path)]
 
 
-def _unknown(input: ChangeUserSegmentsInput, ids: dict[str, int]) -> list[UserError]:
+def _unknown(input: ChangeUserSegmentsInput, live: Collection[str]) -> list[UserError]:
     return [
         segment_not_found(slug, "input", name, str(position))
         for name, slugs in (("add", input.add), ("remove", input.remove))
-        for position, slug in _distinct(slugs)
-        if slug not in ids
+        for position, slug in distinct(slugs)
+        if slug not in live
     ]
-
-
-def _distinct(slugs: list[str]) -> list[tuple[int, str]]:
-    """Each slug once, with the position where it is first."""
-    first: dict[str, int] = {}
-    for position, slug in enumerate(slugs):
-        first.setdefault(slug, position)
-    return [(position, slug) for slug, position in first.items()]
-
-
-def _expiry(input: ChangeUserSegmentsInput, at: datetime) -> datetime | None:
-    if input.ttl_days is not None:
-        return at + timedelta(days=input.ttl_days)
-    if input.expires_at is not None and input.expires_at <= at:
-        raise Refused([invalid("expiresAt must be in the future.", "input", "expiresAt")])
-    return input.expires_at

@@ -1,5 +1,6 @@
 """From a mutation's arguments to its outcome or its refusal: the way that all of them take."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,16 +22,17 @@ async def mutate(
     wrong: Sequence[UserError],
     work: Work,
     committed: Committed = _nothing,
+    turns: asyncio.Semaphore | None = None,
 ) -> tuple[Done | None, list[UserError]]:
     """What came of the mutation, or what is wrong with it; then nothing was changed and the key is unused.
 
-    `wrong` is what can be seen from the arguments alone.
+    `wrong` is what can be seen from the arguments alone. What takes long waits for one of the `turns`.
     """
     errors = [*wrong_key(key), *wrong]
     if errors:
         return None, errors
     request = idempotency.request(info.context.client, key, info.field_name, **arguments)
     try:
-        return await info.context.operations.once(request, work, committed), []
+        return await info.context.operations.once(request, work, committed, turns), []
     except Refused as refused:
         return None, refused.errors

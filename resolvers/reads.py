@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import memberships
 from db.cache import Cache, Leased
 from db.cache_format import State
-from db.clock import Clock
-from db.memberships import Membership, Packed
+from db.clock import NEVER, Clock
+from db.memberships import EXCLUDED, Membership, MembershipSource, Packed
 from resolvers.catalogue import Catalogue
 
 # Of one command or statement; more are sent in several.
@@ -100,7 +100,7 @@ class Reads:
         missed: Waiting = {}
         for (user_id, answer), packed in zip(batch.items(), fetched.lists, strict=True):
             if counts and packed is not None:
-                await self._answer(answer, packed)
+                await self._answer(user_id, answer, packed)
             else:
                 missed[user_id] = answer
         if missed and state is not None:
@@ -115,7 +115,7 @@ class Reads:
             await self._from_postgresql(batch)
             return
         for user_id, packed in leased.lists.items():
-            await self._answer(batch[user_id], packed)
+            await self._answer(user_id, batch[user_id], packed)
         joined: dict[bytes, Waiting] = {}
         for user_id, lease in leased.others.items():
             joined.setdefault(lease, {})[user_id] = batch[user_id]
@@ -157,7 +157,7 @@ class Reads:
                 break
             for (user_id, answer), packed in zip(list(batch.items()), fetched.lists, strict=True):
                 if packed is not None:
-                    await self._answer(answer, packed)
+                    await self._answer(user_id, answer, packed)
                     del batch[user_id]
             if not batch:
                 return
@@ -190,20 +190,29 @@ class Reads:
     async def _answer_all(self, batch: Mapping[str, "asyncio.Future[list[Membership]]"], packed: Packed) -> None:
         await self._catalogue.reach(packed.catalogue_version)
         for user_id, answer in batch.items():
-            await self._answer(answer, packed.lists.get(user_id, b""))
+            await self._answer(user_id, answer, packed.lists.get(user_id, b""))
 
-    async def _answer(self, answer: "asyncio.Future[list[Membership]]", packed: bytes | memoryview) -> None:
+    async def _answer(
+        self, user_id: str, answer: "asyncio.Future[list[Membership]]", packed: bytes | memoryview
+    ) -> None:
         if not all(self._catalogue.knows(segment_id) for segment_id, _, _ in memberships.unpacked(packed)):
             await self._catalogue.refresh()
         if not answer.done():
-            answer.set_result(self._active(packed))
+            answer.set_result(self._active(user_id, packed))
 
-    def _active(self, packed: bytes | memoryview) -> list[Membership]:
-        now, active = self._clock.now(), []
+    def _active(self, user_id: str, packed: bytes | memoryview) -> list[Membership]:
+        now, active, decided = self._clock.now(), [], set()
         for segment_id, added, expires in memberships.unpacked(packed):
-            segment = self._catalogue.segment(segment_id)
-            if segment is not None and expires > now:
-                active.append(Membership(segment, added, expires))
+            if expires > now:
+                segment = self._catalogue.segment(segment_id)
+                if segment is not None:
+                    active.append(Membership(segment, added, expires))
+                    decided.add(segment_id)
+            elif expires == EXCLUDED:
+                decided.add(segment_id)
+        for segment_id, rollout in self._catalogue.rollouts.items():
+            if segment_id not in decided and (since := rollout.since(user_id)) is not None:
+                active.append(Membership(rollout.segment, since, NEVER, MembershipSource.ROLLOUT))
         active.sort(key=_slug)
         return active
 

@@ -34,7 +34,8 @@ class GenerateReportInput:
         default=None,
         description=(
             "Only of these users: 1 to 10 000 ids of 1 to 128 characters, else INVALID or TOO_MANY_ITEMS; one given "
-            "twice counts once. Null: of every user."
+            "twice counts once. Only then the report has the events of rollouts, too: a rollout takes in every id that "
+            "its hash includes, and nobody knows which of them are users. Null: of every user."
         ),
     )
     segments: list[str] | None = strawberry.field(

@@ -15,9 +15,13 @@ from resolvers.context import After, First, IdempotencyKey, Info
 from resolvers.errors import Refused, UserError, segment_exists, segment_not_found
 from resolvers.idempotency import Outcome, Work
 from resolvers.mutations import mutate
-from resolvers.values import require_storable, wrong_description, wrong_slug
+from resolvers.values import basis_points, require_storable, wrong_description, wrong_percent, wrong_slug
 
 CURSOR = "segment"
+ROLLOUT = (
+    "Share of all users that are members without being added: 0 to 100 with at most two decimals, else INVALID. "
+    "Raising it keeps everyone who was in. Null: no rollout."
+)
 LiveSlug = Annotated[
     str, strawberry.argument(description="The name of a live segment, else SEGMENT_NOT_FOUND. Case matters.")
 ]
@@ -45,6 +49,7 @@ class CreateSegmentInput:
     description: str | None = strawberry.field(
         default=None, description="For people: what the segment is for. At most 2000 characters."
     )
+    rollout_percent: float | None = strawberry.field(default=None, description=ROLLOUT)
 
 
 @strawberry.input(description="A field left out keeps its value; null clears it.")
@@ -52,6 +57,7 @@ class UpdateSegmentInput:
     description: str | None = strawberry.field(
         default=strawberry.UNSET, description="For people: what the segment is for. At most 2000 characters."
     )
+    rollout_percent: float | None = strawberry.field(default=strawberry.UNSET, description=ROLLOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +112,14 @@ async def create_segment(
         segment_id = await segments.insert(tx, input.slug, input.description)
         if segment_id is None:
             raise Refused([segment_exists(input.slug)])
+        if input.rollout_percent is not None:
+            await segments.roll_out(tx, segment_id, basis_points(input.rollout_percent), operation_id)
         return {"segment_id": segment_id}
 
     wrong = [
         *wrong_slug(input.slug, "input", "slug"),
         *wrong_description(input.description, "input", "description"),
+        *wrong_percent(input.rollout_percent, "input", "rolloutPercent"),
     ]
     return await _change(info, idempotency_key, {"input": input}, wrong, work)
 
@@ -125,11 +134,16 @@ async def update_segment(
         segment_id = await _lock(tx, slug)
         if input.description is not strawberry.UNSET:
             await segments.describe(tx, segment_id, input.description)
+        if input.rollout_percent is not strawberry.UNSET:
+            percent = input.rollout_percent
+            rollout = None if percent is None else basis_points(percent)
+            await segments.roll_out(tx, segment_id, rollout, operation_id)
         return {"segment_id": segment_id}
 
     wrong = [
         *wrong_slug(slug, "slug"),
         *wrong_description(input.description or None, "input", "description"),
+        *wrong_percent(input.rollout_percent or None, "input", "rolloutPercent"),
     ]
     return await _change(info, idempotency_key, {"slug": slug, "input": input}, wrong, work)
 

@@ -34,6 +34,21 @@ class TaskFile:
     sha256: str
 
 
+COUNTS = ("added", "updated", "removed", "unchanged", "duplicate", "invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    dry_run: bool
+    rows: int
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+    duplicate: int
+    invalid: int
+
+
 @dataclass(frozen=True, slots=True)
 class TaskPayload:
     task: Task | None
@@ -94,6 +109,8 @@ def task_id(task: strawberry.Parent[Task]) -> str:
 
 
 def progress(task: strawberry.Parent[Task]) -> float | None:
+    if task.status is TaskStatus.RUNNING and task.kind is TaskKind.IMPORT:
+        return None if task.state is None else float(task.state["progress"])
     if task.status is not TaskStatus.RUNNING or task.rows_total is None:
         return None
     return min(1.0, task.rows_done / max(1, task.rows_total))
@@ -122,6 +139,19 @@ async def file(task: strawberry.Parent[Task], info: Info) -> TaskFile | None:
         return None
     link = await info.context.links.make(task.id, result["attempt"], info.context.origin())
     return TaskFile(link.url, link.expires_at, result["bytes"], result["rows"], result["sha256"])
+
+
+def upload_url(task: strawberry.Parent[Task], info: Info) -> str | None:
+    if task.kind is not TaskKind.IMPORT or task.status is not TaskStatus.QUEUED or task.upload is not None:
+        return None
+    return info.context.links.upload(task.id, info.context.origin())
+
+
+def import_result(task: strawberry.Parent[Task]) -> ImportResult | None:
+    state = task.state
+    if task.kind is not TaskKind.IMPORT or state is None:
+        return None
+    return ImportResult(task.args["dry_run"], state["lines"] - state["header"], *(state[name] for name in COUNTS))
 
 
 async def cancel_task(

@@ -8,7 +8,7 @@ from typing import Annotated
 import strawberry
 from strawberry import ID
 
-from db import history
+from db import as_of, history
 from db.clock import EPOCH
 from db.history import MembershipEvent, Position
 from db.memberships import Membership
@@ -79,14 +79,37 @@ async def user_memberships(
     info: Info,
     only: Only = None,
     freshness: From = Freshness.CACHED,
+    at: Annotated[
+        datetime | None,
+        strawberry.argument(
+            description=(
+                "As of this instant, to the microsecond: what happened at it counts. Told by history, so `freshness` "
+                "has no effect. BAD_USER_INPUT when it is in the future by the database's clock, or before the history "
+                "that is kept. Null: now."
+            )
+        ),
+    ] = None,
 ) -> list[Membership]:
     _require_few(info, len(only or ()), "only")
-    active = await info.context.reads.memberships(user.id, latest=freshness is Freshness.LATEST)
+    if at is None:
+        active = await info.context.reads.memberships(user.id, latest=freshness is Freshness.LATEST)
+    else:
+        active = await _memberships_as_of(info, user.id, at)
     if only is not None:
         wanted = frozenset(only)
         active = [membership for membership in active if membership.segment.slug in wanted]
     info.context.budget.spend(len(active))
     return active
+
+
+async def _memberships_as_of(info: Info, user_id: str, at: datetime) -> list[Membership]:
+    async with info.context.querying() as conn:
+        found = await as_of.memberships(conn, user_id, at)
+    if found.in_future:
+        raise BadUserInput("at", "it is in the future.")
+    if found.kept_since is not None:
+        raise BadUserInput("at", f"history is kept since {found.kept_since.isoformat()}.")
+    return found.memberships
 
 
 async def user_segments(

@@ -1,11 +1,14 @@
 """What identifiers, slugs, keys and texts may look like."""
 
 import re
+from collections.abc import Sequence
+from decimal import Decimal
 
 from resolvers.errors import BadUserInput, UserError, invalid, key_invalid
 
 USER_ID_LENGTH = 128
 DESCRIPTION_LENGTH = 2_000
+MOST_PERCENT = 100
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}", re.ASCII)
 KEY = re.compile(r"[ -~]{8,128}", re.ASCII)
 # Unicode's control characters, and halves of surrogate pairs, which JSON can smuggle in but no store can keep.
@@ -13,6 +16,10 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 UNPRINTABLE_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 USER_ID = f"a user id has 1 to {USER_ID_LENGTH} characters, none of them a control character"
+
+
+class BigInt(int):
+    """What a type says where a number may be larger than GraphQL's Int."""
 
 
 def is_user_id(user_id: str) -> bool:
@@ -47,6 +54,19 @@ def wrong_slug(slug: str, *path: str) -> list[UserError]:
     return [invalid(what, *path)]
 
 
+def basis_points(percent: float) -> int | None:
+    """The percentage in its hundredths; None when it has more decimals, or is none."""
+    # As it was written: no float is exactly 0.29.
+    hundredths = Decimal(str(percent)) * 100
+    return int(hundredths) if hundredths.is_finite() and hundredths == int(hundredths) else None
+
+
+def wrong_percent(percent: float | None, *path: str) -> list[UserError]:
+    if percent is None or (0 <= percent <= MOST_PERCENT and basis_points(percent) is not None):
+        return []
+    return [invalid("A percentage is from 0 to 100, with at most two decimals.", *path)]
+
+
 def wrong_description(description: str | None, *path: str) -> list[UserError]:
     if description is None:
         return []
@@ -55,3 +75,24 @@ def wrong_description(description: str | None, *path: str) -> list[UserError]:
     if UNPRINTABLE_IN_TEXT.search(description):
         return [invalid("A description has no control characters except tab and line ends.", *path)]
     return []
+
+
+def distinct(slugs: Sequence[str]) -> list[tuple[int, str]]:
+    """Each slug once, with the position where it is first."""
+    first: dict[str, int] = {}
+    for position, slug in enumerate(slugs):
+        first.setdefault(slug, position)
+    return [(position, slug) for slug, position in first.items()]
+
+
+def wrong_user_ids(user_ids: Sequence[str], *path: str) -> list[UserError]:
+    """Of a list of any length."""
+    # All at once: that takes a tenth of the time.
+    lengths = set(map(len, user_ids))
+    together = "".join(user_ids)
+    printable = (together.isascii() and together.isprintable()) or not UNPRINTABLE.search(together)
+    if 0 not in lengths and max(lengths) <= USER_ID_LENGTH and printable:
+        return []
+    return [
+        error for position, user_id in enumerate(user_ids) for error in wrong_user_id(user_id, *path, str(position))
+    ]

@@ -9,10 +9,11 @@ from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
-from resolvers import memberships, reports, segments, tasks, users
+from resolvers import bulk, imports, memberships, reports, segments, tasks, users
+from resolvers.values import BigInt
 from schema.fields import leave_defaults_of_null_unsaid, resolved_by
-from schema.payloads import ChangeUserSegmentsPayload, SegmentPayload, TaskPayload
-from schema.scalars import BIG_INT, BigInt, DateTime
+from schema.payloads import BulkChangePayload, ChangeUserSegmentsPayload, SegmentPayload, TaskPayload
+from schema.scalars import BIG_INT, DateTime
 from schema.types import Segment, SegmentConnection, Task, TaskConnection, User
 
 
@@ -45,12 +46,37 @@ class Mutation:
     change_user_segments: ChangeUserSegmentsPayload = resolved_by(
         memberships.change_user_segments, "Adds one user to segments and removes it from others, all or nothing."
     )
+    change_memberships: BulkChangePayload = resolved_by(
+        bulk.change_memberships,
+        "The same for many users in one transaction: up to 10 000 changes. While it is at work, a fraction of a "
+        "second, other changes of the same segments wait.",
+    )
+    add_users_to_segment: BulkChangePayload = resolved_by(
+        bulk.add_users_to_segment,
+        "Adds up to 100 000 users to a segment in one transaction. While it is at work, about a second at the most, "
+        "other changes of the segment wait.",
+    )
+    remove_users_from_segment: BulkChangePayload = resolved_by(
+        bulk.remove_users_from_segment, "Removes up to 100 000 users from a segment in one transaction, likewise."
+    )
     generate_report: TaskPayload = resolved_by(
         reports.generate_report,
         "Starts a CSV report of membership history; poll `task`, then download its file. One line for each event of "
         "the period, ordered by user, then instant, under the header `user_id,segment,operation,at`; instants are UTC. "
+        "What rollouts have begun and ended is in it of users that are named with `userIds`, and of no others. "
         "An id that begins with `=`, `+`, `-`, `@` or an apostrophe, which a spreadsheet might run, has an apostrophe "
         "put in front. Two reports of a period that was over are the same, byte for byte.",
+    )
+    import_members: TaskPayload = resolved_by(
+        imports.import_members,
+        "Starts an import: PUT the CSV to `task.uploadUrl`, then poll `task`. One line is one row: the user's id, and "
+        "by a header that begins with `user_id` the columns `expires_at` or `ttl_days`, which win over the arguments. "
+        "Each row is accounted for in `task.importResult`, and the rejects come back as `task.file`.",
+    )
+    export_members: TaskPayload = resolved_by(
+        imports.export_members,
+        "Starts an export of the members of a segment, those that a rollout takes in not among them; poll `task`, then "
+        "download its file. An import takes it as it is.",
     )
     cancel_task: TaskPayload = resolved_by(
         tasks.cancel_task, "Calls a task off. What it has made so far is thrown away."

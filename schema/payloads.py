@@ -42,6 +42,21 @@ class ChangeUserSegmentsPayload(MutationPayload):
     unchanged: list[str] = described("Slugs that were asked for and already were so.")
 
 
+@strawberry.type(
+    description=(
+        "What became of many memberships: added + updated + removed + unchanged is the number of distinct pairs of a "
+        "user and a segment that were asked for."
+    )
+)
+class BulkChangePayload(MutationPayload):
+    is_type_of = staticmethod(any_record)
+
+    added: int = described("Memberships that began.")
+    updated: int = described("Memberships whose expiry moved.")
+    removed: int = described("Memberships that ended.")
+    unchanged: int = described("Pairs that were asked for and already were so.")
+
+
 @strawberry.type(description="A background task that was started or called off.")
 class TaskPayload(MutationPayload):
     is_type_of = staticmethod(any_record)

@@ -1,34 +1,29 @@
 """The scalars of the contract, as strict as it says."""
 
-import re
 from datetime import UTC, datetime
 
 import strawberry
 from graphql import GraphQLError
 
-# RFC 3339 with an offset: nothing is guessed, and no digit that was sent is dropped.
-INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+from db import clock
+
 WHAT = (
     "A DateTime is RFC 3339 with an offset and at most 6 digits of a second, like 2026-02-01T09:30:00Z or "
     "2026-02-01T12:30:00.25+03:00."
 )
 
 
-# The database's driver means `infinity` by it.
-TAKEN = datetime.max.replace(tzinfo=UTC)
 # Beyond it a JSON number may stand for several.
 LARGEST = 2**53
 
 
 def parse_instant(value: object) -> datetime:
-    if not isinstance(value, str) or not INSTANT.fullmatch(value):
-        raise GraphQLError(WHAT)
     try:
-        instant = datetime.fromisoformat(value.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        instant = TAKEN
-    if instant == TAKEN:
-        raise GraphQLError(f"There is no such instant. {WHAT}")
+        instant = clock.parse_instant(value) if isinstance(value, str) else None
+    except OverflowError as error:
+        raise GraphQLError(f"There is no such instant. {WHAT}") from error
+    if instant is None:
+        raise GraphQLError(WHAT)
     return instant
 
 
@@ -55,10 +50,6 @@ DateTime = strawberry.scalar(
     serialize=print_instant,
     parse_value=parse_instant,
 )
-
-
-class BigInt(int):
-    """What a field's type says where a number may be larger than GraphQL's Int."""
 
 
 BIG_INT = strawberry.scalar(

@@ -6,12 +6,13 @@ import strawberry
 
 from db.memberships import MembershipSource
 from db.tables import MembershipAction, TaskKind, TaskStatus
-from resolvers import tasks, users
+from resolvers import members, tasks, users
 from resolvers.errors import UserErrorCode
+from resolvers.imports import ImportMode
 from resolvers.users import Freshness
+from resolvers.values import BigInt
 from schema.enums import enum
 from schema.fields import described, resolved_by
-from schema.scalars import BigInt
 
 enum(
     Freshness,
@@ -41,7 +42,8 @@ enum(
     INVALID="The argument at `path` breaks a rule that `message` states.",
     SEGMENT_EXISTS="A live segment has this slug.",
     SEGMENT_NOT_FOUND="No live segment has this slug. Each unknown slug has an error of its own.",
-    CONFLICTING_CHANGE="The same slug is to be added and removed.",
+    CONFLICTING_CHANGE="The same user is to be added to a segment and removed from it, or to be added until two "
+    "different instants.",
     TOO_MANY_ITEMS="The list is longer than the limit that `message` states.",
     TASK_NOT_FOUND="You have no task of this id.",
     NOT_CANCELABLE="The task has ended already, or is one that cannot be called off.",
@@ -53,7 +55,16 @@ enum(
     TaskKind,
     "What a background task does.",
     REPORT="Writes membership history into a CSV file.",
+    IMPORT="Adds, removes or replaces members of a segment, as a CSV file says.",
+    EXPORT="Writes the members of a segment into a CSV file.",
     SEGMENT_CLEANUP="Moves the memberships of a deleted segment into history; answers leave them out already.",
+)
+enum(
+    ImportMode,
+    "What an import does with the users of its file.",
+    ADD="They become members; of members the expiry moves.",
+    REMOVE="They are members no longer. Expiries in the file have no effect.",
+    REPLACE="They become the members, and everybody else who was added is one no longer, all in one transaction.",
 )
 enum(
     TaskStatus,
@@ -71,16 +82,32 @@ class Segment:
     id: strawberry.ID = described("Never reused: a segment created again under the same slug has another id.")
     slug: str = described("The name that callers use. Case matters.")
     description: str | None = described("For people: what the segment is for.")
+    rollout_percent: float | None = described(
+        "Share of all users that are members without being added, 0 to 100, two decimals. Null: no rollout."
+    )
     created_at: datetime = described("When it was created.")
     updated_at: datetime = described("When it was created, last changed, or deleted.")
     deleted_at: datetime | None = described("When it was deleted and all its memberships ended; null while it is live.")
+    member_count: "MemberCount" = resolved_by(
+        members.member_count, "Explicit members active now, counted exactly up to `limit`."
+    )
+    members: "SegmentMemberConnection" = resolved_by(
+        members.list_members,
+        "Explicit members active now, in the order of their ids; whom a rollout takes in nobody knows.",
+    )
 
 
-@strawberry.type(description="A user's current membership of a segment.")
+@strawberry.type(description="A user's membership of a segment, now or as of the instant that was asked about.")
 class Membership:
-    segment: Segment = described("What the user is in.")
-    added_at: datetime = described("When the current membership began.")
-    expires_at: datetime | None = described("When it ends by itself: the first instant outside. Null: it does not.")
+    segment: Segment = described("What the user is in, as the segment is now: it may have been deleted since.")
+    added_at: datetime = described(
+        "When the membership began; by a rollout, since when its percentage has included the user without a break, "
+        "whether or not the user was added by hand or kept out meanwhile. Where history is kept for some months and "
+        "has lost the beginning of what ended since: when these months begin."
+    )
+    expires_at: datetime | None = described(
+        "When it ends by itself: the first instant outside. Null: it does not, or kept history has lost the expiry."
+    )
     source: MembershipSource = described("Why the user is in the segment.")
 
 
@@ -88,14 +115,27 @@ class Membership:
 class MembershipEvent:
     user_id: strawberry.ID = described("Whose membership.")
     slug: str = described("Of which segment; the segment may have been deleted since.")
-    action: MembershipAction = described("What happened.")
+    action: MembershipAction = described(
+        "What happened. A membership by a rollout is ADDED when the percentage takes the user in, and REMOVED when it "
+        "does so no longer, or when the user is removed or is added by hand."
+    )
     at: datetime = described(
         "When it happened: of an expiry the expiry, of a deletion the deletion, whenever the tidying came."
     )
     expires_at: datetime | None = described(
         "The membership's expiry from then on. Null: it does not end by itself, or this event ended it."
     )
-    actor: str | None = described("Who caused it: the client of the mutation, or `purge` where an expiry passed.")
+    source: MembershipSource = described("Whether somebody had added the user, or the segment's percentage took it in.")
+    actor: str | None = described(
+        "Who caused it: the client of the mutation, `purge` where an expiry passed, or `rollout` where that has left "
+        "the user to the segment's percentage."
+    )
+
+
+@strawberry.type(description="How many members there are, as far as they were counted.")
+class MemberCount:
+    value: BigInt = described("So many, at the least.")
+    exact: bool = described("Whether there are no more: false when the limit was reached.")
 
 
 @strawberry.type(description="Where a page lies in its list.")
@@ -139,11 +179,31 @@ class User:
         users.user_segments,
         "The user's active segments now, ordered by slug: never one that has expired or was deleted.",
     )
-    memberships: list[Membership] = resolved_by(users.user_memberships, "The same as `segments`, with when and until.")
+    memberships: list[Membership] = resolved_by(
+        users.user_memberships,
+        "The same as `segments`, with when, until and why; or, with `at`, what it would have been then. Segments that "
+        "were deleted since are among those.",
+    )
     is_in: bool = resolved_by(users.is_in, "Whether the user is in the segment now.")
     history: MembershipEventConnection = resolved_by(
-        users.user_history, "Every begin, change of expiry and end of the user's memberships, newest first."
+        users.user_history,
+        "Every begin, change of expiry and end of the user's memberships, newest first, those by rollouts among them: "
+        "of each segment beginnings and ends alternate.",
     )
+
+
+@strawberry.type(description="A member's place in a list.")
+class SegmentMemberEdge:
+    node: User = described("The member.")
+    cursor: str = described("Its place, for `after`. Opaque.")
+    membership: Membership = described("Since when, and until when.")
+
+
+@strawberry.type(description="A page of members, in the order of their ids.")
+class SegmentMemberConnection:
+    edges: list[SegmentMemberEdge] = described("The members with their cursors.")
+    nodes: list[User] = described("The members alone.")
+    page_info: PageInfo = described("Where the page lies.")
 
 
 @strawberry.type(description="What a task has made. Kept for a week, unless the operator set something else.")
@@ -157,15 +217,39 @@ class TaskFile:
     sha256: str = described("The SHA-256 of its bytes, in 64 hexadecimal digits.")
 
 
+@strawberry.type(
+    description=(
+        "What became of the rows of an import, so far while it runs: rows = added + updated + removed + unchanged + "
+        "duplicate + invalid at its end. In a REPLACE the removed are members that are not in the file, and no part of "
+        "that."
+    )
+)
+class ImportResult:
+    dry_run: bool = described("Whether nothing was changed, and all this is what an import at that moment would do.")
+    rows: BigInt = described("Lines of the file that are read, without the header.")
+    added: BigInt = described("Memberships that began.")
+    updated: BigInt = described("Memberships whose expiry moved.")
+    removed: BigInt = described("Memberships that ended.")
+    unchanged: BigInt = described("Rows that asked for what already was so.")
+    duplicate: BigInt = described(
+        "Rows of a user that an earlier row has: that one counts. They are among the rejects."
+    )
+    invalid: BigInt = described("Rows that say nothing that could be done. They are the other rejects.")
+
+
 @strawberry.type(description="Work that goes on in the background.")
 class Task:
     id: strawberry.ID = resolved_by(tasks.task_id, "For polling.")
     kind: TaskKind = described("What it does.")
     status: TaskStatus = described("How far it has come.")
     progress: float | None = resolved_by(
-        tasks.progress, "0 to 1 while running, when it can be known: of a cleanup it can, of a report not."
+        tasks.progress,
+        "0 to 1 while running, when it can be known: of a cleanup and an import it can, of a report and an export not.",
     )
-    rows_done: BigInt = described("Events written, or memberships moved, so far; at most two seconds old.")
+    rows_done: BigInt = described(
+        "Events or members written, memberships moved, or lines of an import done with, so far; at most two seconds "
+        "old."
+    )
     created_at: datetime = described("When it was asked for.")
     started_at: datetime | None = described("When a worker took it first; null while it waits.")
     finished_at: datetime | None = described("When it ended, in whatever way; null until then.")
@@ -174,7 +258,18 @@ class Task:
         "How long a poller should wait before it asks again, in milliseconds; null when the task has ended.",
     )
     file: TaskFile | None = resolved_by(
-        tasks.file, "The result of a report, once SUCCEEDED; null again when the file was removed after its time."
+        tasks.file,
+        "The result, once SUCCEEDED: of a report its events, of an export the members, as CSV with the header "
+        "`user_id,added_at,expires_at`, and of an import its rejects, as CSV with the header `line,code,reason,row`. "
+        "Null again when the file was removed after its time.",
+    )
+    upload_url: str | None = resolved_by(
+        tasks.upload_url,
+        "Where to PUT the CSV of an import, plain or as gzip, while it waits for it: at most a day. For whoever has "
+        "the link, and good for as long as links to files are; made anew each time it is asked for.",
+    )
+    import_result: ImportResult | None = resolved_by(
+        tasks.import_result, "What became of the rows of an import; null before it has begun, and of other tasks."
     )
     error: str | None = resolved_by(tasks.error, "Why it FAILED, in a sentence.")
 

@@ -24,9 +24,12 @@ from server.documents import Documents
 from server.graphql import GraphQLView
 from server.middleware import BodyLimit, StandardHeaders
 from server.settings import Settings
+from server.uploads import Uploads
 
 # Until callers can say who they are, they all are this one.
 ANONYMOUS = "anonymous"
+# Of the connections for mutations so large a part may be at work on bulk changes: one of so many.
+BULK_SHARE = 4
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -39,7 +42,13 @@ def create_app(settings: Settings) -> Starlette:
             yield {"context": context}
 
     return Starlette(
-        routes=[Route("/graphql", view), *downloads.ROUTES, *health.ROUTES, *graphiql.ROUTES],
+        routes=[
+            Route("/graphql", view),
+            *downloads.ROUTES,
+            *Uploads(settings.max_upload_bytes).routes,
+            *health.ROUTES,
+            *graphiql.ROUTES,
+        ],
         middleware=[Middleware(StandardHeaders), Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
         lifespan=lifespan,
     )
@@ -64,7 +73,7 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
         await catalogue.refresh()
         async with reader.connect() as conn:
             secret = await secrets.by_name(conn, secrets.LINKS)
-        async with cache.running(), background.beside_requests(settings, writer, files) as wake:
+        async with cache.running(), background.beside_requests(settings, writer, files, cache) as wake:
             poll = asyncio.create_task(catalogue.poll())
             yield Context(
                 reader,
@@ -74,6 +83,7 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
                 catalogue,
                 reads,
                 operations,
+                asyncio.Semaphore(max(1, settings.pool_size // BULK_SHARE)),
                 settings.limits,
                 Links(files, secret, settings.link_minutes * 60),
                 wake,

@@ -8,6 +8,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections
+from db.cache import Cache
 from db.files import Files
 from jobs import purge, schedule
 from jobs.partitions import keep_ahead
@@ -31,10 +32,12 @@ def prepare(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def beside_requests(settings: Settings, writer: AsyncEngine, files: Files) -> AsyncIterator[Callable[[], None]]:
+async def beside_requests(
+    settings: Settings, writer: AsyncEngine, files: Files, cache: Cache
+) -> AsyncIterator[Callable[[], None]]:
     """What goes on in a server process besides requests; gives how to tell it that there is a new task."""
     if settings.serve_tasks:
-        async with working(settings, files, settings.serve_tasks) as worker:
+        async with working(settings, files, cache, settings.serve_tasks) as worker:
             yield worker.wake
     else:
         async with schedule.running(partitions_ahead(writer)):
@@ -46,14 +49,15 @@ def _tell_nobody() -> None:
 
 
 @asynccontextmanager
-async def working(settings: Settings, files: Files, slots: int) -> AsyncIterator[Worker]:
+async def working(settings: Settings, files: Files, cache: Cache, slots: int) -> AsyncIterator[Worker]:
     """Work off tasks and run the nightly purge, for as long as the block lasts, on connections of their own."""
     assert settings.database_url is not None
     files.prepare()
     # Two for each task, whose heartbeats go on besides its work; one for the queue, the rest for the purge.
     writer = connections.writer(settings.database_url, 2 * slots + 1 + STREAMS)
     exporter = connections.exporter(settings.database_url, slots)
-    worker = Worker(writer, exporter, files, slots)
+    importer = connections.importer(settings.database_url, slots)
+    worker = Worker(writer, exporter, importer, files, cache, slots)
     nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")
     try:
         async with schedule.running(partitions_ahead(writer), nightly), worker.running():
@@ -61,6 +65,7 @@ async def working(settings: Settings, files: Files, slots: int) -> AsyncIterator
     finally:
         await writer.dispose()
         await exporter.dispose()
+        await importer.dispose()
 
 
 def partitions_ahead(writer: AsyncEngine) -> Job:

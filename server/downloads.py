@@ -15,6 +15,8 @@ from resolvers.errors import Overloaded
 from resolvers.links import PATH, BadLink
 
 log = logging.getLogger(__name__)
+# No link is made for it, not even one to upload.
+NONE = -1
 
 
 async def download(request: Request) -> Response:
@@ -28,17 +30,19 @@ async def download(request: Request) -> Response:
     except (SQLAlchemyError, OSError, TimeoutError):
         log.exception("a download could not be looked up")
         return JSONResponse({"error": str(Overloaded())}, 503)
-    attempt = 0 if task is None or task.result is None else int(task.result["attempt"])
+    attempt = NONE if task is None or task.result is None else int(task.result["attempt"])
     try:
         context.links.check(task_id, attempt, request.query_params)
     except BadLink as bad:
         # Whether there is such a task is told to nobody without a link.
         return JSONResponse({"error": str(bad)}, 403)
     path = context.links.files.local(files.path(task_id, attempt))
-    gone = task is None or task.status is not TaskStatus.SUCCEEDED or task.file_removed_at is not None
-    if gone or path is None or not path.is_file():
-        return JSONResponse({"error": "The file was removed: it is kept for some days only."}, 404)
-    return FileResponse(path, media_type="text/csv; charset=utf-8", filename=files.name(task_id))
+    gone = JSONResponse({"error": "The file was removed: it is kept for some days only."}, 404)
+    if task is None or task.status is not TaskStatus.SUCCEEDED or task.file_removed_at is not None:
+        return gone
+    if path is None or not path.is_file():
+        return gone
+    return FileResponse(path, media_type="text/csv; charset=utf-8", filename=files.name(task_id, task.kind))
 
 
 ROUTES = [Route(f"{PATH}{{task_id:uuid}}", download, methods=["GET"])]

@@ -7,6 +7,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from resolvers.links import PATH
 from server.graphql import refusal
 
 # A client that sends more slowly than this is not there to ask anything.
@@ -30,7 +31,9 @@ class BodyLimit:
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+        # An upload is of any size: it is never held in memory, and has a limit of its own.
+        upload = scope["type"] == "http" and scope["method"] == "PUT" and scope["path"].startswith(PATH)
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD") or upload:
             await self.app(scope, receive, send)
             return
         request = Request(scope)

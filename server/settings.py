@@ -19,6 +19,8 @@ from resolvers.context import Limits
 from server.documents import DocumentLimits
 
 PREFIX = "SEGMENTQL_"
+# What the commands that ask a server take from the same environment (server/client_commands.py).
+OF_CLIENTS = frozenset({"SEGMENTQL_URL", "SEGMENTQL_TOKEN", "SEGMENTQL_STATE_DIR"})
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/].*)?")
 log = logging.getLogger(__name__)
 
@@ -161,7 +163,14 @@ class Settings:
         "that follow. Without it there are none.",
     )
     execution_timeout: int = setting(15, whole(1, 300), "Seconds that one operation may take.")
-    max_body_bytes: int = setting(1_048_576, whole(1_000, 1_073_741_824), "Bytes of one request's body.")
+    max_body_bytes: int = setting(
+        16_777_216,
+        whole(1_000, 1_073_741_824),
+        "Bytes of one request's body: 100 000 user ids of 128 characters take 13 MB.",
+    )
+    max_upload_bytes: int = setting(
+        17_179_869_184, whole(1_000, 1_099_511_627_776), "Bytes of one file that is uploaded for an import."
+    )
     max_tokens: int = setting(2_000, whole(10, 1_000_000), "Tokens of one document.")
     max_depth: int = setting(10, whole(2, 1_000), "Levels of one operation.")
     max_aliases: int = setting(30, whole(0, 100_000), "Aliases in one operation.")
@@ -174,6 +183,10 @@ class Settings:
     max_report_items: int = setting(
         10_000, whole(1, 100_000), "Users, and segments, that one report can be narrowed to."
     )
+    max_bulk_pairs: int = setting(
+        100_000, whole(1, 1_000_000), "Users of one bulk change; of `changeMemberships`, users and segments in pairs."
+    )
+    max_bulk_changes: int = setting(10_000, whole(1, 100_000), "Changes of one `changeMemberships`.")
     log_level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "What is logged, on standard error.")
 
     @property
@@ -184,7 +197,15 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_list_items, self.max_page_size, self.max_changes, self.max_nodes, self.max_report_items)
+        return Limits(
+            self.max_list_items,
+            self.max_page_size,
+            self.max_changes,
+            self.max_nodes,
+            self.max_report_items,
+            self.max_bulk_pairs,
+            self.max_bulk_changes,
+        )
 
     @property
     def retention(self) -> Retention:
@@ -223,7 +244,7 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
     if ("database_url" in found) != ("redis_url" in found):
         raise StartError(f"Set both {PREFIX}DATABASE_URL and {PREFIX}REDIS_URL, or neither to use own servers.")
     known_names = {PREFIX + known.name.upper() for known in fields(Settings)}
-    for name in sorted(environ.keys() - known_names):
+    for name in sorted(environ.keys() - known_names - OF_CLIENTS):
         if name.startswith(PREFIX):
             log.warning("%s is not a setting of this version", name)
     return Settings(**found)

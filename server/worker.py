@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from db.cache import Cache
 from db.files import Files
 from server import background, metrics
 from server.settings import Settings
@@ -22,6 +23,8 @@ def work(settings: Settings) -> None:
 async def _work(settings: Settings, stop: Stop) -> None:
     loop, told = asyncio.get_running_loop(), asyncio.Event()
     with stop.by(lambda: loop.call_soon_threadsafe(told.set)):
-        async with background.working(settings, Files(settings.store), settings.worker_tasks):
+        assert settings.redis_url is not None
+        cache = Cache(settings.redis_url, settings.redis_budget_ms)
+        async with cache.running(), background.working(settings, Files(settings.store), cache, settings.worker_tasks):
             log.info("working off up to %s tasks at a time", settings.worker_tasks)
             await told.wait()

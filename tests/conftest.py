@@ -26,7 +26,7 @@ from server.embedded import Servers
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-TABLES = "memberships, membership_events, operations, segments, tasks, job_runs"
+TABLES = "memberships, membership_events, operations, segments, rollout_changes, exclusions, tasks, job_runs"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,276 @@
+"""Importing a segment's members: the file is read into a table of its own, and then applied, some users at a time.
+
+Every step notes how far it has come in the transaction that came so far, so whoever goes on does so just there.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from db import imports, segments, staging, tasks, transactions
+from db.imports import Applied, Change
+from jobs import output
+from jobs.attempt import Attempt, HopelessError, LostError
+from jobs.import_lines import Lines, NoListError, Read
+
+PIECE_BYTES = 512 * 1024
+# So much of the file is kept at a time.
+BLOCK_LINES = 50_000
+# Users of one transaction: others who change the segment wait for so long.
+CHUNK = 20_000
+# Between two of them, for everybody else.
+REST_SECONDS = 0.002
+GZIP_BITS = 31
+# How much of the work reading is, for the progress shown.
+READING = 0.4
+
+
+COUNTS = ("added", "updated", "removed", "unchanged", "duplicate", "invalid")
+
+
+@dataclass(slots=True)
+class State:
+    """How far an import has come, as the task's row keeps it."""
+
+    # By the database's clock: from when on days count, and what is past.
+    begin: str
+    # Of the file, without its compression: bytes and lines that are read; the last of these whose reject is kept.
+    taken: int = 0
+    lines: int = 0
+    recorded: int = 0
+    columns: Sequence[str] = ("user_id",)
+    header: bool = False
+    # Rows that this has given.
+    rows: int = 0
+    # All of it is read.
+    read: bool = False
+    # The user up to whom it is applied, and the one before: the cache may not have been told of those between.
+    after: str = ""
+    before: str = ""
+    # All of them are.
+    applied: bool = False
+    # From 0 to 1.
+    progress: float = 0.0
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    duplicate: int = 0
+    invalid: int = 0
+
+    def count(self, applied: Applied) -> None:
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(applied, name))
+
+    def done(self, *, listed_removed: bool) -> int:
+        """How many lines it is known of what becomes of them."""
+        removed = self.removed if listed_removed else 0
+        return self.added + self.updated + removed + self.unchanged + self.duplicate + self.invalid
+
+
+async def work(attempt: Attempt) -> None:
+    """Read, apply, and publish what was refused."""
+    task_id = attempt.claim.id
+    importing = await _begin(attempt)
+    try:
+        if not importing.state.read:
+            await importing.read()
+        await importing.apply()
+    except (NoListError, HopelessError) as error:
+        async with attempt.writer.begin() as tx:
+            await staging.drop(tx, task_id)
+        raise HopelessError(str(error)) from error
+    attempt.rows_done = importing.rows_done
+    await output.publish(attempt, partial(_rejects, task_id), {"lines": importing.state.lines})
+    async with attempt.writer.begin() as tx:
+        await staging.drop(tx, task_id)
+
+
+async def _rejects(task_id: UUID, conn: AsyncConnection, write: output.Write) -> int:
+    return await staging.write_rejects(conn, task_id, write)
+
+
+async def _begin(attempt: Attempt) -> "_Import":
+    """Where an earlier attempt has stopped, if there was one."""
+    claim = attempt.claim
+    async with attempt.writer.begin() as tx:
+        state = State(**claim.state) if claim.state else State((await transactions.now(tx)).isoformat())
+        await staging.make(tx, claim.id)
+        if not state.applied and await staging.count(tx, claim.id) != state.rows:
+            # The database crashed. What is applied stays so, and rejects are kept; rows are read again.
+            await staging.empty(tx, claim.id)
+            state.taken = state.lines = state.rows = 0
+            state.read = False
+    return _Import(attempt, state)
+
+
+@dataclass(slots=True)
+class _Import:
+    attempt: Attempt
+    state: State
+
+    @property
+    def mode(self) -> str:
+        mode: str = self.attempt.claim.args["mode"]
+        return mode
+
+    @property
+    def dry_run(self) -> bool:
+        return bool(self.attempt.claim.args["dry_run"])
+
+    @property
+    def rows_done(self) -> int:
+        return self.state.done(listed_removed=self.mode != "REPLACE")
+
+    async def read(self) -> None:
+        """Put the file's lines into tables."""
+        state, begin = self.state, datetime.fromisoformat(self.state.begin)
+        lines = Lines(begin, _expiry(self.attempt.claim.args, begin), state.taken, state.lines, tuple(state.columns))
+        block = Read()
+        async for piece in self._pieces(state.taken):
+            # Not in the loop: requests may be answered there.
+            block.extend(await asyncio.to_thread(lines.read, piece))
+            if lines.number - state.lines >= BLOCK_LINES:
+                await self._keep(lines, block)
+                block = Read()
+        block.extend(lines.read(b"", last=True))
+        await self._keep(lines, block)
+        async with self.attempt.importer.begin() as tx:
+            await staging.sort(tx, self.attempt.claim.id)
+            state.read = True
+            await self._note(tx)
+
+    async def _keep(self, lines: Lines, block: Read) -> None:
+        state = self.state
+        new = [each for each in block.rejected if each.line > state.recorded]
+        state.taken, state.lines, state.columns = lines.taken, lines.number, lines.columns
+        state.header = lines.header or state.header
+        state.rows += len(block.copied)
+        state.invalid += len(new)
+        state.recorded = max(state.recorded, state.lines)
+        async with self.attempt.writer.begin() as tx:
+            await self._note(tx)
+            await staging.keep(tx, self.attempt.claim.id, "".join(block.copied).encode(), new)
+
+    async def _pieces(self, start: int) -> AsyncIterator[bytes]:
+        """The file's bytes from `start` on, without its compression."""
+        upload = self.attempt.claim.upload
+        assert upload is not None
+        files = self.attempt.files
+        if not upload["gzip"]:
+            done = start
+            async for piece in files.reading(upload["path"], start, PIECE_BYTES):
+                done += len(piece)
+                self.state.progress = READING * done / max(1, upload["bytes"])
+                yield piece
+            return
+        unpacking, whole, skip, done = zlib.decompressobj(wbits=GZIP_BITS), True, start, 0
+        async for packed in files.reading(upload["path"], 0, PIECE_BYTES):
+            done += len(packed)
+            self.state.progress = READING * done / max(1, upload["bytes"])
+            left = packed
+            while left:
+                try:
+                    piece = await asyncio.to_thread(unpacking.decompress, left, PIECE_BYTES)
+                except zlib.error as error:
+                    raise NoListError(f"The file is not whole, or no gzip: {error}.") from error
+                left, whole = unpacking.unconsumed_tail, unpacking.eof
+                if whole:
+                    # Several of them, one after the other, are one.
+                    left = unpacking.unused_data.lstrip(b"\0")
+                    unpacking = zlib.decompressobj(wbits=GZIP_BITS)
+                yield piece[skip:]
+                skip -= min(skip, len(piece))
+        if not whole:
+            raise NoListError("The file is not whole: its gzip breaks off.")
+
+    async def apply(self) -> None:
+        state, claim, cache = self.state, self.attempt.claim, self.attempt.cache
+        if self.mode == "REPLACE" and not state.rows:
+            raise HopelessError("The file has no row that counts: nothing was changed.")
+        if self.mode == "REPLACE" and not self.dry_run:
+            if state.applied:
+                # Whoever did it was broken off, and nobody knows whom the cache was told of.
+                await cache.renounce()
+            else:
+                await self._replace()
+            return
+        if state.after and not self.dry_run:
+            async with self.attempt.importer.connect() as conn:
+                await cache.invalidate(await staging.users(conn, claim.id, state.before, state.after))
+        while not state.applied:
+            await self._chunk()
+            await asyncio.sleep(REST_SECONDS)
+
+    async def _chunk(self) -> None:
+        state, task_id = self.state, self.attempt.claim.id
+        async with self.attempt.importer.begin() as tx:
+            last = await staging.boundary(tx, task_id, state.after, CHUNK)
+            change = await self._change(tx)
+            if self.dry_run:
+                removing = self.mode == "REMOVE"
+                applied = await imports.try_out(tx, task_id, change, state.after, last, removing=removing)
+                if last is None and self.mode == "REPLACE":
+                    applied = replace(applied, removed=await imports.count_unlisted(tx, task_id, change))
+            else:
+                write = imports.remove if self.mode == "REMOVE" else imports.add
+                applied = await write(tx, task_id, change, state.after, last)
+            state.count(applied)
+            state.before, state.after, state.applied = state.after, last or state.after, last is None
+            await self._note(tx)
+        await self.attempt.cache.invalidate(applied.user_ids)
+
+    async def _replace(self) -> None:
+        """All at once, for whoever reads one user, or many at once, from wherever."""
+        state, task_id, cache = self.state, self.attempt.claim.id, self.attempt.cache
+        try:
+            async with self.attempt.importer.begin() as tx:
+                await transactions.take_long(tx)
+                change = await self._change(tx)
+                state.count(await imports.replace(tx, task_id, change))
+                state.applied = True
+                await self._note(tx)
+                await cache.close()
+            async with self.attempt.exporter.connect() as conn:
+                await staging.changed(conn, task_id, cache.invalidate, CHUNK)
+        finally:
+            await cache.open()
+
+    async def _change(self, tx: AsyncConnection) -> Change:
+        claim = self.attempt.claim
+        assert claim.segment_id is not None
+        segment = await segments.by_id(tx, claim.segment_id)
+        if segment is None or segment.deleted_at is not None:
+            raise HopelessError("The segment was deleted.")
+        if self.dry_run:
+            return Change(segment.id, segment.rollout is not None, await transactions.now(tx), None)
+        held = (await segments.hold(tx, [segment.slug])).get(segment.slug)
+        if held is None or held.id != segment.id:
+            raise HopelessError("The segment was deleted.")
+        at = await segments.next_instant(tx, [held.id])
+        return Change(held.id, held.rolled_out, at, claim.operation_id)
+
+    async def _note(self, tx: AsyncConnection) -> None:
+        """How far it has come, if it is still ours to come anywhere."""
+        state = self.state
+        if state.read:
+            # Of what replaces a list it is not known before the end.
+            done = self.rows_done - state.invalid
+            state.progress = READING + (1 - READING) * min(1.0, done / max(1, state.rows))
+        if not await tasks.keep(tx, self.attempt.claim, self.rows_done, asdict(state)):
+            raise LostError
+        self.attempt.rows_done = self.rows_done
+
+
+def _expiry(args: dict[str, Any], begin: datetime) -> datetime | None:
+    """Of rows that tell none of their own (resolvers/imports.py)."""
+    if args["ttl_days"] is not None:
+        return begin + timedelta(days=args["ttl_days"])
+    return None if args["expires_at"] is None else datetime.fromisoformat(args["expires_at"])
