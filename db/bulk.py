@@ -79,6 +79,11 @@ ASKED_OF_ONE = """
 ADD = text(f"WITH {ASKED}, {WRITE} {COUNT_WRITTEN}")
 ADD_TO_ONE = text(f"WITH {ASKED_OF_ONE}, {WRITE} {COUNT_WRITTEN}")
 ADD_NEW_TO_ONE = text(f"WITH {ASKED_OF_ONE}, {NEW} {COUNT_WRITTEN}")
+# Whether there is anybody from the first to the last of them is asked first: a new list, or the next part of one, is
+# often where nobody is.
+ANY_BETWEEN = text("""
+    SELECT EXISTS (SELECT FROM memberships WHERE segment_id = :segment_id AND user_id BETWEEN :first AND :last)
+""")
 ANY_THERE = text("""
     SELECT EXISTS (SELECT FROM memberships WHERE segment_id = :segment_id AND user_id = ANY(CAST(:user_ids AS text[])))
 """)
@@ -98,11 +103,9 @@ async def add(
     """Make each pair a membership until its expiry, or for good; the rest was so already."""
     values: dict[str, object] = {"user_ids": list(pairs.user_ids), "at": at, "operation_id": operation_id}
     if len({*pairs.segment_ids}) == 1 and len({*expiries}) == 1:
-        one = {"user_ids": values["user_ids"], "segment_id": pairs.segment_ids[0]}
-        any_there: bool = (await tx.execute(ANY_THERE, one)).scalar_one()
-        result = await tx.execute(
-            ADD_TO_ONE if any_there else ADD_NEW_TO_ONE, values | one | {"expires_at": expiries[0]}
-        )
+        values |= {"segment_id": pairs.segment_ids[0], "expires_at": expiries[0]}
+        statement = ADD_TO_ONE if await _any_there(tx, pairs) else ADD_NEW_TO_ONE
+        result = await tx.execute(statement, values)
     else:
         values |= {"segment_ids": list(pairs.segment_ids), "expiries": list(expiries)}
         result = await tx.execute(ADD, values)
@@ -111,6 +114,16 @@ async def add(
         added.began[segment_id] += began
         added.moved[segment_id] += moved
     return added
+
+
+async def _any_there(tx: AsyncConnection, pairs: Pairs) -> bool:
+    """Whether any of these users of one segment has a row, ended or not."""
+    place = {"segment_id": pairs.segment_ids[0], "first": pairs.user_ids[0], "last": pairs.user_ids[-1]}
+    if not (await tx.execute(ANY_BETWEEN, place)).scalar_one():
+        return False
+    place = {"segment_id": pairs.segment_ids[0], "user_ids": list(pairs.user_ids)}
+    there: bool = (await tx.execute(ANY_THERE, place)).scalar_one()
+    return there
 
 
 def removing(asked: str) -> str:

@@ -29,7 +29,7 @@ from resolvers.expiries import EXPIRES_AT_DESCRIPTION, TTL_DAYS_DESCRIPTION, exp
 from resolvers.idempotency import Outcome, Work
 from resolvers.memberships import ChangeUserSegmentsInput, wrong_change
 from resolvers.mutations import mutate
-from resolvers.values import distinct, wrong_slug, wrong_user_ids
+from resolvers.values import distinct, unpacked, wrong_slug, wrong_user_ids
 
 SLUG_DESCRIPTION = "The name of a live segment, else SEGMENT_NOT_FOUND. Case matters."
 USER_IDS_DESCRIPTION = (
@@ -103,6 +103,8 @@ async def add_users_to_segment(
     input: Annotated[AddUsersToSegmentInput, strawberry.argument(description="The segment, and the users.")],
     idempotency_key: IdempotencyKey,
 ) -> BulkChangePayload:
+    input.user_ids = unpacked(input.user_ids)
+
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
         wanted = _of_one(input.user_ids, input.slug)
         held = await segments.hold(tx, [input.slug])
@@ -121,6 +123,8 @@ async def remove_users_from_segment(
     input: Annotated[RemoveUsersFromSegmentInput, strawberry.argument(description="The segment, and the users.")],
     idempotency_key: IdempotencyKey,
 ) -> BulkChangePayload:
+    input.user_ids = unpacked(input.user_ids)
+
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
         wanted = _of_one(input.user_ids, input.slug)
         held = await segments.hold(tx, [input.slug])

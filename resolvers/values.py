@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import cast
+
+from strawberry import ID
 
 from resolvers.errors import BadUserInput, UserError, invalid, key_invalid
 
@@ -20,6 +23,26 @@ USER_ID = f"a user id has 1 to {USER_ID_LENGTH} characters, none of them a contr
 
 class BigInt(int):
     """What a type says where a number may be larger than GraphQL's Int."""
+
+
+class IdList(str):  # GraphQL takes no other value for an id
+    """Many ids that come as the value of one (server/long_lists.py)."""
+
+    __slots__ = ("ids",)
+    ids: list[str]
+
+    @classmethod
+    def of(cls, ids: list[str]) -> "IdList":
+        packed = cls("many ids")
+        packed.ids = ids
+        return packed
+
+
+def unpacked(ids: list[ID]) -> list[ID]:
+    """The ids, however they came."""
+    if len(ids) == 1 and isinstance(ids[0], IdList):
+        return cast("list[ID]", ids[0].ids)
+    return ids
 
 
 def is_user_id(user_id: str) -> bool:

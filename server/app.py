@@ -22,6 +22,7 @@ from schema.api import schema
 from server import background, downloads, graphiql, health
 from server.documents import Documents
 from server.graphql import GraphQLView
+from server.long_lists import LongLists
 from server.middleware import BodyLimit, StandardHeaders
 from server.settings import Settings
 from server.uploads import Uploads
@@ -34,7 +35,7 @@ BULK_SHARE = 4
 
 def create_app(settings: Settings) -> Starlette:
     documents = Documents(settings.document_limits)
-    view = GraphQLView(schema([documents.extension]), settings.execution_timeout, settings.public_url)
+    view = GraphQLView(schema([documents.extension, LongLists]), settings.execution_timeout, settings.public_url)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import re
 from typing import Any
 
 import orjson
@@ -35,7 +34,9 @@ PARAMETERS = {
 # Of a header that we take apart. No client that means it sends more, and the HTTP server sets no limit.
 HEADER_CHARACTERS = 1_000
 # Numbers that orjson may not keep exactly, in which case the slower parser reads the body again.
-LONG_NUMBER = re.compile(rb"\d{16}|\d[eE]")
+# All digits alike: so they are found a hundred times as fast as by a pattern, in a body of megabytes.
+DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+LONG_NUMBERS = (b"0" * 16, b"0e")
 # From here on a floating-point number stands for several whole ones: it could be one user's id, or another's.
 INEXACT = 2**53
 # What is refused by its status alone is the caller's mistake, but for these.
@@ -102,7 +103,8 @@ class GraphQLView(GraphQL[Context, None]):
         """A body, which is an object, or a URL's parameter, which may be null. What no store could keep is refused."""
         try:
             value = orjson.loads(data)
-            if LONG_NUMBER.search(data if isinstance(data, bytes) else data.encode()):
+            digits = (data if isinstance(data, bytes) else data.encode()).translate(DIGITS)
+            if any(number in digits for number in LONG_NUMBERS):
                 value = json.loads(data, parse_float=_exact)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "This is not JSON in UTF-8, or it is nested too deeply.") from error
