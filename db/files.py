@@ -93,7 +93,7 @@ class Files:
     """`where` is a folder, or `s3://bucket/prefix`; the bucket's keys and endpoint are found as AWS's own tools do."""
 
     def __init__(self, where: str) -> None:
-        self._store: ObjectStore
+        self._store: ObjectStore | None = None
         self._folder: Path | None = None
         if where.startswith(S3):
             bucket, _, prefix = where.removeprefix(S3).partition("/")
@@ -112,14 +112,23 @@ class Files:
         trial.unlink()
         self._store = LocalStore(self._folder)
 
+    def _opened(self) -> "ObjectStore":
+        """A process that does not make files prepares nothing, and may be sent some."""
+        if self._store is None:
+            self.prepare()
+        assert self._store is not None
+        return self._store
+
     @asynccontextmanager
     async def writing(self, path: str, download_name: str) -> AsyncIterator["Writing"]:
         """The file is there when the block ends, whole; when it ends by an error nothing is. Raises NotStored."""
         attributes = None
         if self._folder is None:
             attributes = {**CSV, "Content-Disposition": f'attachment; filename="{download_name}"'}
+        with _storing():
+            store = self._opened()
         writer = obstore.open_writer_async(
-            self._store, path, buffer_size=PART_BYTES, max_concurrency=2, attributes=attributes
+            store, path, buffer_size=PART_BYTES, max_concurrency=2, attributes=attributes
         )
         try:
             yield Writing(writer)
@@ -146,16 +155,16 @@ class Files:
     async def size(self, path: str) -> int | None:
         """How many bytes it has; None when it is not there."""
         try:
-            return (await obstore.head_async(self._store, path))["size"]
+            return (await obstore.head_async(self._opened(), path))["size"]
         except FileNotFoundError:
             return None
 
     async def reading(self, path: str, start: int = 0, chunk_bytes: int = PART_BYTES) -> AsyncIterator[bytes]:
         """Its bytes from `start` on, about so many at a time."""
-        if start and start >= (await obstore.head_async(self._store, path))["size"]:
+        if start and start >= (await obstore.head_async(self._opened(), path))["size"]:
             return
         options: obstore.GetOptions | None = {"range": {"offset": start}} if start else None
-        async for chunk in (await obstore.get_async(self._store, path, options=options)).stream(chunk_bytes):
+        async for chunk in (await obstore.get_async(self._opened(), path, options=options)).stream(chunk_bytes):
             yield bytes(chunk)
 
     def local(self, path: str) -> Path | None:
@@ -171,7 +180,7 @@ class Files:
     async def discard(self, path: str) -> None:
         """Remove one file, if it is there."""
         with suppress(FileNotFoundError):
-            await obstore.delete_async(self._store, path)
+            await obstore.delete_async(self._opened(), path)
 
     async def remove(self, task_id: UUID, *, but: int | None = None) -> int:
         """Remove what was kept for the task, but for that attempt's file, and return how many files that were."""
@@ -182,7 +191,7 @@ class Files:
         gone = [each for each in found if each != kept]
         for each in gone:
             with suppress(FileNotFoundError):
-                await obstore.delete_async(self._store, each)
+                await obstore.delete_async(self._opened(), each)
         return len(gone)
 
     async def remove_attempt(self, task_id: UUID, attempt: int) -> None:
@@ -192,7 +201,7 @@ class Files:
             await asyncio.to_thread(_remove_attempt, folder, Path(path(task_id, attempt)).name)
             return
         with suppress(FileNotFoundError):
-            await obstore.delete_async(self._store, path(task_id, attempt))
+            await obstore.delete_async(self._opened(), path(task_id, attempt))
 
     async def kept(self) -> AsyncIterator[list[Kept]]:
         """Everything that is kept, some tasks at a time; a task may come twice."""
@@ -205,7 +214,7 @@ class Files:
             yield [Kept(task_id, modified_at) for task_id, modified_at in found if task_id is not None]
 
     async def _list(self, prefix: str) -> AsyncIterator[list["obstore.ObjectMeta"]]:
-        async for page in obstore.list(self._store, prefix, chunk_size=PAGE):
+        async for page in obstore.list(self._opened(), prefix, chunk_size=PAGE):
             yield list(page)
 
 
