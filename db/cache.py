@@ -175,6 +175,8 @@ class Cache:
 
     async def invalidate(self, user_ids: Sequence[str]) -> None:
         """Forget the users' lists. To be called after the commit and before the answer."""
+        if not user_ids:
+            return
         if len(user_ids) <= FEW:
             await self._change(lambda: self._redis.unlink(*map(key, user_ids)))
             return

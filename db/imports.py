@@ -21,7 +21,6 @@ class Applied:
     updated: int
     removed: int
     unchanged: int
-    duplicate: int
     # Whose expiry has passed while they waited.
     invalid: int
     # Whose lists have changed.
@@ -39,31 +38,23 @@ class Change:
 
 
 def _sliced(task_id: UUID) -> str:
-    """Of each user the first row counts, if its expiry is still to come; of the others is told what they are."""
+    """What is `asked` for: rows whose expiry is still to come. Of the others is told what they are."""
     rows, rejects = staging.names(task_id)
     return f"""
-        sliced AS (
-            SELECT user_id, line, expires_at, first_value(line) OVER (PARTITION BY user_id ORDER BY line) AS first
-            FROM {rows} WHERE {staging.SLICE}
-        ), refused AS (
+        sliced AS (SELECT user_id, line, expires_at FROM {rows} WHERE {staging.SLICE}), refused AS (
             INSERT INTO {rejects} (line, code, reason, "row")
-            SELECT line, CASE WHEN line > first THEN 'DUPLICATE' ELSE 'IN_THE_PAST' END,
-                   CASE WHEN line > first THEN format('Line %s has this user already.', first)
-                        ELSE 'The expiry has passed by the time it was the row''s turn.' END,
-                   user_id
-            FROM sliced WHERE line > first OR expires_at <= :at
-            RETURNING code
+            SELECT line, 'IN_THE_PAST', 'The expiry had passed when it was the row''s turn.', user_id
+            FROM sliced WHERE expires_at <= :at
+            RETURNING line
         ), asked AS (
             SELECT user_id, CAST(:segment_id AS integer) AS segment_id, expires_at
-            FROM sliced WHERE line = first AND expires_at > :at ORDER BY user_id
+            FROM sliced WHERE expires_at > :at ORDER BY user_id
         )
     """
 
 
 REFUSED = """
-    (SELECT count(*) FROM refused WHERE code = 'DUPLICATE') AS duplicate,
-    (SELECT count(*) FROM refused WHERE code <> 'DUPLICATE') AS late,
-    (SELECT count(*) FROM asked) AS asked
+    (SELECT count(*) FROM refused) AS invalid, (SELECT count(*) FROM asked) AS asked
 """
 WRITTEN = f"""
     SELECT (SELECT count(*) FROM written WHERE NOT was_member) AS added,
@@ -180,7 +171,7 @@ async def replace(tx: AsyncConnection, task_id: UUID, change: Change) -> Applied
 
 def _asked(rows: str) -> str:
     return f"""
-        (SELECT DISTINCT user_id, CAST(:segment_id AS integer) AS segment_id FROM {rows} WHERE {staging.SLICE}
+        (SELECT user_id, CAST(:segment_id AS integer) AS segment_id FROM {rows} WHERE {staging.SLICE}
          ORDER BY user_id) AS asked
     """
 
@@ -199,4 +190,4 @@ async def _run(tx: AsyncConnection, statement: str, change: Change, values: dict
 def _applied(row: Any, excluded: int = 0) -> Applied:
     removed = row.removed + excluded
     unchanged = row.asked - row.added - row.updated - removed
-    return Applied(row.added, row.updated, removed, unchanged, row.duplicate, row.late, row.user_ids)
+    return Applied(row.added, row.updated, removed, unchanged, row.invalid, row.user_ids)

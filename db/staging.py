@@ -75,21 +75,39 @@ async def keep(tx: AsyncConnection, task_id: UUID, copied: bytes, rejected: Sequ
         await driver.copy_records_to_table(rejects, records=records, columns=REJECT_COLUMNS)
 
 
-async def sort(tx: AsyncConnection, task_id: UUID) -> None:
-    """Let rows be found by user from now on."""
+# The first row of a user counts. What is told of the others is told once, also if they were read again.
+DUPLICATES = """
+    WITH told AS (
+        SELECT ctid, line, first_value(line) OVER (PARTITION BY user_id ORDER BY line) AS first FROM {rows}
+    ), gone AS (
+        DELETE FROM {rows} AS r USING told WHERE r.ctid = told.ctid AND told.line > told.first
+        RETURNING r.user_id, r.line, told.first
+    ), refused AS (
+        INSERT INTO {rejects} (line, code, reason, "row")
+        SELECT line, 'DUPLICATE', format('Line %s has this user already.', first), user_id FROM gone WHERE :tell
+    )
+    SELECT count(*) FROM gone
+"""
+
+
+async def sort(tx: AsyncConnection, task_id: UUID, *, tell: bool) -> int:
+    """Let rows be found by user from now on, each user once; returns how many rows go for that."""
     rows, _ = names(task_id)
     await tx.execute(text(f"CREATE INDEX IF NOT EXISTS {rows}_user ON {rows} (user_id, line)"))
     await tx.execute(text(f"ANALYZE {rows}"))
+    result = await tx.execute(text(DUPLICATES.format(rows=rows, rejects=names(task_id)[1])), {"tell": tell})
+    duplicates: int = result.scalar_one()
+    return duplicates
 
 
 async def boundary(conn: AsyncConnection, task_id: UUID, after: str, number: int) -> str | None:
-    """The user so many rows behind `after`; None when there are fewer."""
+    """The user of the last of so many rows behind `after`; None when there are fewer."""
     result = await conn.execute(
         text(f"""
             SELECT user_id FROM {names(task_id)[0]} WHERE user_id > :after
             ORDER BY user_id OFFSET :number LIMIT 1
         """),
-        {"after": after, "number": number},
+        {"after": after, "number": number - 1},
     )
     found: str | None = result.scalar_one_or_none()
     return found

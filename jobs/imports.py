@@ -32,9 +32,6 @@ GZIP_BITS = 31
 READING = 0.4
 
 
-COUNTS = ("added", "updated", "removed", "unchanged", "duplicate", "invalid")
-
-
 @dataclass(slots=True)
 class State:
     """How far an import has come, as the task's row keeps it."""
@@ -47,10 +44,11 @@ class State:
     recorded: int = 0
     columns: Sequence[str] = ("user_id",)
     header: bool = False
-    # Rows that this has given.
+    # Rows that this has given, without those of users that an earlier one has.
     rows: int = 0
-    # All of it is read.
+    # All of it is read; at least once, if it had to be read again.
     read: bool = False
+    read_once: bool = False
     # The user up to whom it is applied, and the one before: the cache may not have been told of those between.
     after: str = ""
     before: str = ""
@@ -66,8 +64,11 @@ class State:
     invalid: int = 0
 
     def count(self, applied: Applied) -> None:
-        for name in COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(applied, name))
+        self.added += applied.added
+        self.updated += applied.updated
+        self.removed += applied.removed
+        self.unchanged += applied.unchanged
+        self.invalid += applied.invalid
 
     def done(self, *, listed_removed: bool) -> int:
         """How many lines it is known of what becomes of them."""
@@ -100,7 +101,8 @@ async def _rejects(task_id: UUID, conn: AsyncConnection, write: output.Write) ->
 async def _begin(attempt: Attempt) -> "_Import":
     """Where an earlier attempt has stopped, if there was one."""
     claim = attempt.claim
-    async with attempt.writer.begin() as tx:
+    # Of a large table it takes its time.
+    async with attempt.importer.begin() as tx:
         state = State(**claim.state) if claim.state else State((await transactions.now(tx)).isoformat())
         await staging.make(tx, claim.id)
         if not state.applied and await staging.count(tx, claim.id) != state.rows:
@@ -143,8 +145,11 @@ class _Import:
         block.extend(lines.read(b"", last=True))
         await self._keep(lines, block)
         async with self.attempt.importer.begin() as tx:
-            await staging.sort(tx, self.attempt.claim.id)
-            state.read = True
+            again = state.read_once
+            gone = await staging.sort(tx, self.attempt.claim.id, tell=not again)
+            state.rows -= gone
+            state.duplicate += 0 if again else gone
+            state.read = state.read_once = True
             await self._note(tx)
 
     async def _keep(self, lines: Lines, block: Read) -> None:
@@ -210,6 +215,15 @@ class _Import:
             await asyncio.sleep(REST_SECONDS)
 
     async def _chunk(self) -> None:
+        changed: list[str] = []
+        try:
+            await self._apply(changed)
+        finally:
+            # Also if the task was called off between the commit and this.
+            await asyncio.shield(self.attempt.cache.invalidate(changed))
+
+    async def _apply(self, changed: list[str]) -> None:
+        """Do the next users, and tell whose lists have changed before it is committed."""
         state, task_id = self.state, self.attempt.claim.id
         async with self.attempt.importer.begin() as tx:
             last = await staging.boundary(tx, task_id, state.after, CHUNK)
@@ -222,14 +236,15 @@ class _Import:
             else:
                 write = imports.remove if self.mode == "REMOVE" else imports.add
                 applied = await write(tx, task_id, change, state.after, last)
+            changed += applied.user_ids
             state.count(applied)
             state.before, state.after, state.applied = state.after, last or state.after, last is None
             await self._note(tx)
-        await self.attempt.cache.invalidate(applied.user_ids)
 
     async def _replace(self) -> None:
         """All at once, for whoever reads one user, or many at once, from wherever."""
         state, task_id, cache = self.state, self.attempt.claim.id, self.attempt.cache
+        told = False
         try:
             async with self.attempt.importer.begin() as tx:
                 await transactions.take_long(tx)
@@ -240,8 +255,15 @@ class _Import:
                 await cache.close()
             async with self.attempt.exporter.connect() as conn:
                 await staging.changed(conn, task_id, cache.invalidate, CHUNK)
+            told = True
         finally:
-            await cache.open()
+            await asyncio.shield(self._open(told=told))
+
+    async def _open(self, *, told: bool) -> None:
+        """Let everybody read from the cache again. It holds nothing if nobody knows whom it was told of."""
+        if not told:
+            await self.attempt.cache.renounce()
+        await self.attempt.cache.open()
 
     async def _change(self, tx: AsyncConnection) -> Change:
         claim = self.attempt.claim
