@@ -20,9 +20,9 @@ from resolvers.mutations import mutate
 
 CURSOR = "task"
 # Milliseconds between two looks at a task that works: no shorter, no longer.
-SHORTEST, LONGEST = 500, 10_000
-# A worker sees a task that nobody told it of after a second at the latest.
-QUEUED = 1_000
+SHORTEST, LONGEST = 250, 10_000
+# A worker that is told of a task takes it at once, and others look every second.
+QUEUED = 250
 
 
 @dataclass(frozen=True, slots=True)

