@@ -13,7 +13,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from schema.api import schema as api_schema
-from server import database, embedded, logs, upkeep
+from server import client_commands, database, demo, embedded, logs, upkeep
 from server import serve as serving
 from server import worker as working
 from server.settings import Settings, StartError, from_environ
@@ -92,9 +92,20 @@ def migrate(data_dir: DataDir = None) -> None:
 
 
 @app.command()
+def load_demo(data_dir: DataDir = None) -> None:
+    """Fill an empty database with a year of 50 segments and 100 000 users, to try things on."""
+    with _failing_in_one_line(), _database(data_dir) as settings:
+        demo.load_demo(settings)
+
+
+@app.command()
 def schema() -> None:
     """Print the GraphQL schema."""
     typer.echo(api_schema().as_str())
+
+
+# Those that ask a server over HTTP.
+client_commands.register(app)
 
 
 @contextmanager
