@@ -1,26 +1,20 @@
-"""Whether the tables agree with each other: what must be so of a live database, asked a slice at a time.
+"""Whether history and memberships agree with each other, and with segments: what must be so of a live database, asked a
+slice at a time.
 
 Nothing is locked and nothing stops meanwhile. What belongs together is written in one transaction, so it is compared in
 one statement, which has one snapshot: what comes or goes between two statements is no difference.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db.partitions import OLDEST
-from db.transactions import LIMIT_SECONDS
 
 # Of the differences in one slice so many are told; all are counted.
 EXAMPLES = 10
-# An event is dated in the transaction of its operation. A clock that lagged dates it later: that is looked for apart.
-WINDOW = f"interval '{LIMIT_SECONDS} seconds'"
-# What this version knows to change memberships, or not to. Of what a newer one does nothing is expected.
-KINDS = "('changeUserSegments', 'createSegment', 'updateSegment', 'deleteSegment', 'generateReport', 'cancelTask')"
 # What one statement checks, and the table whose rows it looks at.
 HISTORY, MEMBERSHIPS, EVENTS = "history", "memberships", "operations of events"
 FOLDED = {HISTORY: "membership_events", MEMBERSHIPS: "memberships", EVENTS: "membership_events"}
@@ -38,27 +32,6 @@ class Found:
     last: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Some operations, in the order of their ids."""
-
-    last: int
-    # The earliest and the latest instant among them.
-    begin: datetime
-    end: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """An operation whose result tells of other changes than the history around it."""
-
-    id: int
-    at: datetime
-    changes: int
-    # The sum of a hash of each: which they are, in any order.
-    mark: int
-
-
 async def about(conn: AsyncConnection, table: str) -> int:
     """How many rows there are in a table or its partitions, as far as PostgreSQL remembers."""
     statement = text("""
@@ -68,6 +41,13 @@ async def about(conn: AsyncConnection, table: str) -> int:
     """)
     rows: int = (await conn.execute(statement, {"table": table})).scalar_one()
     return rows
+
+
+async def end_of_history(conn: AsyncConnection) -> datetime | None:
+    """The instant from which on no event can be written yet; None when there is no partition."""
+    result = await conn.execute(text(f"SELECT ({OLDEST.replace('min(', 'max(')}) + interval '1 month'"))
+    instant: datetime | None = result.scalar_one()
+    return instant
 
 
 # Users without history have memberships, and the other way round: whichever table is fuller there decides.
@@ -197,124 +177,3 @@ async def segments(conn: AsyncConnection, after: int, rows: int) -> Found:
     """Of up to so many segments, whether each that was deleted is clean or will be."""
     result = await conn.execute(SEGMENTS, {"after": after, "rows": rows})
     return Found(*result.one())
-
-
-async def next_slice(conn: AsyncConnection, after: int, rows: int) -> Slice | None:
-    """Up to so many operations; None when there are no more."""
-    result = await conn.execute(
-        text("""
-            SELECT max(id), min(at), max(at)
-            FROM (SELECT id, at FROM operations WHERE id > :after ORDER BY id LIMIT :rows) AS slice
-        """),
-        {"after": after, "rows": rows},
-    )
-    row = result.one()
-    return None if row[0] is None else Slice(*row)
-
-
-# What is no number or no uuid is nobody's id. A task is forgotten some time after its end, and that is no earlier than
-# what is asked for here; the hour is for clocks that differ.
-OUTCOMES = text(f"""
-    WITH slice AS (
-        SELECT *, result ->> 'segment_id' AS segment, result ->> 'task_id' AS task
-        FROM operations WHERE id > :after AND id <= :last
-    ), looked AS MATERIALIZED (
-        SELECT o.id, o.kind, o.at, CASE
-            WHEN o.result IS NULL THEN 'has no result'
-            WHEN o.kind IN ('createSegment', 'updateSegment', 'deleteSegment') THEN CASE
-                WHEN s.id IS NULL THEN format('is about segment %s, which there is not', segment)
-                WHEN o.kind = 'deleteSegment' AND (s.deleted_at IS NULL OR s.deleted_by IS DISTINCT FROM o.id)
-                    THEN format('did not delete segment %s', segment) END
-            WHEN o.kind IN ('generateReport', 'cancelTask')
-                AND o.at > now() - make_interval(days => :task_days) + interval '1 hour' THEN CASE
-                WHEN t.id IS NULL THEN format('is about task %s, which there is not', task)
-                WHEN o.kind = 'cancelTask' AND t.status <> 'CANCELED' THEN format('did not cancel task %s', task)
-                WHEN o.kind = 'generateReport' AND (t.kind <> 'REPORT' OR t.operation_id IS DISTINCT FROM o.id)
-                    THEN format('did not make task %s', task) END
-        END AS wrong
-        FROM slice AS o
-        LEFT JOIN segments AS s
-            ON s.id = CASE WHEN pg_input_is_valid(segment, 'integer') THEN CAST(segment AS integer) END
-        LEFT JOIN tasks AS t ON t.id = CASE WHEN pg_input_is_valid(task, 'uuid') THEN CAST(task AS uuid) END
-    )
-    SELECT count(*), count(wrong),
-           (array_agg(format('operation %s (%s at %s) %s', id, kind, at, wrong) ORDER BY id)
-               FILTER (WHERE wrong IS NOT NULL))[1:{EXAMPLES}]
-    FROM looked
-""")
-
-
-async def outcomes(conn: AsyncConnection, after: int, last: int, task_days: int) -> Found:
-    """Of the operations behind `after`, up to `last`, whether what their results name is there, and was done by them.
-
-    Tasks are kept for so many days.
-    """
-    result = await conn.execute(OUTCOMES, {"after": after, "last": last, "task_days": task_days})
-    return Found(*result.one())
-
-
-# Hashes of changes add up in any order, and over several statements.
-MARK = "hashtextextended(action || ' ' || coalesce(slug, ''), 0)"
-WRITTEN = f"""
-    SELECT operation_id AS id, {MARK} AS mark FROM membership_events LEFT JOIN segments AS s ON s.id = segment_id
-    WHERE action IN ('ADDED', 'EXPIRY_CHANGED', 'REMOVED') AND at >= :begin
-"""
-# Both sides are added up together: a join would go by estimates, which are bad here.
-SUSPECTS = text(f"""
-    SELECT id, max(at), count(told), coalesce(sum(told), 0) FROM (
-        SELECT id, at, {MARK} AS told, NULL AS mark
-        FROM operations LEFT JOIN LATERAL (
-            SELECT 'ADDED' AS action, jsonb_path_query(result, '$.added[*]') #>> '{{}}' AS slug
-            UNION ALL SELECT 'EXPIRY_CHANGED', jsonb_path_query(result, '$.updated[*]') #>> '{{}}'
-            UNION ALL SELECT 'REMOVED', jsonb_path_query(result, '$.removed[*]') #>> '{{}}'
-        ) AS change ON kind = 'changeUserSegments'
-        WHERE id > :after AND id <= :last AND kind IN {KINDS} AND at >= ({OLDEST})
-        UNION ALL
-        SELECT id, NULL, NULL, mark FROM ({WRITTEN} AND at <= CAST(:end AS timestamptz) + {WINDOW}
-            AND operation_id > :after AND operation_id <= :last) AS written
-    ) AS both_sides
-    GROUP BY id
-    HAVING max(at) IS NOT NULL AND (count(told), sum(told)) IS DISTINCT FROM (count(mark), sum(mark))
-    ORDER BY id
-""")
-
-
-async def suspects(conn: AsyncConnection, after: int, some: Slice) -> list[Suspect]:
-    """Of the operations behind `after`, up to the slice's last, those that tell of other changes than events around."""
-    result = await conn.execute(SUSPECTS, {"after": after, "last": some.last, "begin": some.begin, "end": some.end})
-    return [Suspect(id, at, changes, int(mark)) for id, at, changes, mark in result]
-
-
-async def written(
-    conn: AsyncConnection, operation_ids: Collection[int], begin: datetime, end: datetime
-) -> dict[int, tuple[int, int]]:
-    """How many changes of these operations the history of [begin, end) has, and the sum of their hashes."""
-    result = await conn.execute(
-        text(f"""
-            SELECT id, count(*), sum(mark)
-            FROM ({WRITTEN} AND at < :end AND operation_id = ANY(:ids)) AS written GROUP BY id
-        """),
-        {"ids": list(operation_ids), "begin": begin, "end": end},
-    )
-    return {operation_id: (changes, int(mark)) for operation_id, changes, mark in result}
-
-
-async def end_of_history(conn: AsyncConnection) -> datetime | None:
-    """The instant from which on no event can be written yet; None when there is no partition."""
-    result = await conn.execute(text(f"SELECT ({OLDEST.replace('min(', 'max(')}) + interval '1 month'"))
-    instant: datetime | None = result.scalar_one()
-    return instant
-
-
-async def reports(conn: AsyncConnection, after: UUID | None, rows: int) -> list[UUID]:
-    """Up to so many finished reports whose files are kept."""
-    result = await conn.execute(
-        text("""
-            SELECT id FROM tasks
-            WHERE kind = 'REPORT' AND status = 'SUCCEEDED' AND file_removed_at IS NULL
-              AND (CAST(:after AS uuid) IS NULL OR id > :after)
-            ORDER BY id LIMIT :rows
-        """),
-        {"after": after, "rows": rows},
-    )
-    return list(result.scalars())

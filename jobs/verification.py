@@ -6,21 +6,27 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db import partitions, tasks, verification
+from db import partitions, tasks, verification, verified_operations, verified_rollouts, verified_tasks
 from db.files import ERRORS, Files, path
 from db.tasks import Task
-from db.verification import EXAMPLES, Found, Suspect
+from db.transactions import LIMIT_SECONDS
+from db.verification import EXAMPLES, Found
+from db.verified_operations import Suspect
+from db.verified_tasks import Import, Written
 
 # Rows that one statement looks at. Whoever drops a month of history waits for it, and not for long (db/partitions.py).
 ROWS = 10_000
 SEGMENTS = 1_000
+IMPORTS = 100
 # So many files are asked for at once: a bucket takes its time to answer.
 FILES = 20
+# An import has ended when its last event is dated.
+WINDOW = timedelta(seconds=LIMIT_SECONDS)
 # What is searched at a time for events that are not where they should be, from so much earlier on.
 STEP = timedelta(days=1)
 # When so many operations are known to lack events, those of further ones are not searched for all over history.
@@ -90,7 +96,9 @@ async def verify(
         (
             *await memberships(exporter, progress),
             await _segments(exporter, progress),
+            await _rollouts(exporter, progress),
             await _operations(exporter, task_days, progress),
+            await _imports(exporter, progress),
             await _files(exporter, store, progress, checksums=checksums),
         )
     )
@@ -123,13 +131,30 @@ async def _segments(exporter: AsyncEngine, progress: Progress) -> Check:
     return tally.check()
 
 
+async def _rollouts(exporter: AsyncEngine, progress: Progress) -> Check:
+    async with _connected(exporter) as conn:
+        about = [await verification.about(conn, table) for table in ("rollout_changes", "exclusions")]
+        tally = _Tally("rollouts", sum(about), progress)
+        after: int | None = 0
+        while after is not None:
+            found = await verified_rollouts.changes(conn, after, SEGMENTS)
+            tally.add(found)
+            after = found.last
+        user: str | None = ""
+        while user is not None:
+            last = await verified_rollouts.boundary(conn, user, ROWS)
+            tally.add(await verified_rollouts.exclusions(conn, user, last))
+            user = last
+    return tally.check()
+
+
 async def _operations(exporter: AsyncEngine, task_days: int, progress: Progress) -> Check:
     async with _connected(exporter) as conn:
         tally = _Tally("operations", await verification.about(conn, "operations"), progress)
         after = 0
-        while (some := await verification.next_slice(conn, after, ROWS)) is not None:
-            tally.add(await verification.outcomes(conn, after, some.last, task_days))
-            suspects = await verification.suspects(conn, after, some)
+        while (some := await verified_operations.next_slice(conn, after, ROWS)) is not None:
+            tally.add(await verified_operations.outcomes(conn, after, some.last, task_days))
+            suspects = await verified_operations.suspects(conn, after, some)
             if suspects and tally.differences < MANY:
                 sentences = await _certain(conn, suspects)
                 tally.add(Found(0, len(sentences), sentences))
@@ -146,7 +171,7 @@ async def _certain(conn: AsyncConnection, suspects: list[Suspect]) -> list[str]:
     changes, marks = Counter[int](), Counter[int]()
     while end is not None and begin < end:
         # The events of an operation are there all at once and for good, so they may be counted one day after the other.
-        there = await verification.written(conn, [suspect.id for suspect in suspects], begin, begin + STEP)
+        there = await verified_operations.written(conn, [suspect.id for suspect in suspects], begin, begin + STEP)
         for operation_id, (number, mark) in there.items():
             changes[operation_id] += number
             marks[operation_id] += mark
@@ -161,16 +186,57 @@ async def _certain(conn: AsyncConnection, suspects: list[Suspect]) -> list[str]:
     ]
 
 
+async def _imports(exporter: AsyncEngine, progress: Progress) -> Check:
+    tally = _Tally("imports", 0, progress)
+    after: UUID | None = None
+    async with _connected(exporter) as conn:
+        while some := await verified_tasks.imports(conn, after, IMPORTS):
+            for each in some:
+                written = await verified_tasks.written(conn, each, each.started_at, each.finished_at + WINDOW)
+                if not each.tells_of(written) and tally.differences < EXAMPLES:
+                    written = await _certainly_written(conn, each)
+                wrong = not each.tells_of(written) and await _kept(conn, each.started_at)
+                tally.add(Found(1, int(wrong), [_untrue(each, written)] if wrong else None))
+            after = some[-1].id
+    return tally.check()
+
+
+async def _kept(conn: AsyncConnection, at: datetime) -> bool:
+    """Whether the month was not dropped meanwhile."""
+    oldest = await partitions.oldest(conn)
+    return oldest is not None and at >= oldest
+
+
+async def _certainly_written(conn: AsyncConnection, some: Import) -> Written:
+    """What all of history has of an import that does not tell of what is around it."""
+    begin, written = some.started_at - STEP, Written(0, 0, 0, 0)
+    end = await verification.end_of_history(conn)
+    while end is not None and begin < end:
+        written += await verified_tasks.written(conn, some, begin, begin + STEP)
+        begin += STEP
+    return written
+
+
+def _untrue(some: Import, written: Written) -> str:
+    told = [some.added, some.updated, some.removed]
+    there = [written.added, written.updated, written.removed]
+    names = ("added", "updated", "removed")
+    tells = ", ".join(f"{'no number' if n is None else n} {name}" for n, name in zip(told, names, strict=True))
+    has = ", ".join(f"{n} {name}" for n, name in zip(there, names, strict=True))
+    elsewhere = f" and {written.elsewhere} in other segments" if written.elsewhere else ""
+    return f"import {some.id} (operation {some.operation_id}) tells of {tells}, history of {has}{elsewhere}"
+
+
 async def _files(exporter: AsyncEngine, store: Files, progress: Progress, *, checksums: bool) -> Check:
-    tally = _Tally("files of reports", 0, progress)
+    tally = _Tally("files of tasks", 0, progress)
     after: UUID | None = None
     # Of one file at a time some megabytes are in memory.
     rows = 1 if checksums else FILES
     async with _connected(exporter) as conn:
-        while ids := await verification.reports(conn, after, rows):
-            reports = await tasks.of_files(conn, ids)
-            sentences = await asyncio.gather(*(_wrong(store, each, checksums) for each in reports.values()))
-            wrong = {task_id: sentence for task_id, sentence in zip(reports, sentences, strict=True) if sentence}
+        while ids := await verified_tasks.with_files(conn, after, rows):
+            found = await tasks.of_files(conn, ids)
+            sentences = await asyncio.gather(*(_wrong(store, each, checksums) for each in found.values()))
+            wrong = {task_id: sentence for task_id, sentence in zip(found, sentences, strict=True) if sentence}
             # Before a file is removed its task says so: only of those that still do not it is missed.
             now = await tasks.of_files(conn, wrong) if wrong else {}
             missed = [
@@ -178,16 +244,16 @@ async def _files(exporter: AsyncEngine, store: Files, progress: Progress, *, che
                 for task_id, sentence in wrong.items()
                 if task_id in now and now[task_id].file_removed_at is None
             ]
-            tally.add(Found(len(reports), len(missed), missed))
+            tally.add(Found(len(found), len(missed), missed))
             after = ids[-1]
     return tally.check()
 
 
-async def _wrong(store: Files, report: Task, checksums: bool) -> str | None:
-    result = report.result or {}
+async def _wrong(store: Files, task: Task, checksums: bool) -> str | None:
+    result = task.result or {}
     if not result.keys() >= {"attempt", "bytes", "sha256"}:
         return "is not named by the task's result"
-    file = path(report.id, result["attempt"])
+    file = path(task.id, result["attempt"])
     try:
         size = await store.size(file)
         if size is None:

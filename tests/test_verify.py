@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,16 +85,26 @@ class Busy:
     folder: Path
 
 
+Use = Callable[[Client, AsyncEngine, Files], Awaitable[None]]
+
+
 @pytest.fixture(scope="module")
 def past(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Busy]:
-    folder = tmp_path_factory.mktemp("busy")
+    with lived(servers, tmp_path_factory.mktemp("busy"), use) as past:
+        yield past
+
+
+@contextmanager
+def lived(servers: Servers, folder: Path, use: Use) -> Iterator[Busy]:
+    """A database that has been used like that."""
     with fresh(servers) as url:
-        asyncio.run(be_busy(Settings(database_url=url, redis_url=servers.redis_url, data_dir=folder, serve_tasks=2)))
+        settings = Settings(database_url=url, redis_url=servers.redis_url, data_dir=folder, serve_tasks=2)
+        asyncio.run(be_busy(settings, use))
         yield Busy(str(make_url(url).database), folder / "files")
 
 
-async def be_busy(settings: Settings) -> None:
-    """Everything that can happen happens once, to users whose numbers say what."""
+async def be_busy(settings: Settings, use: Use) -> None:
+    """Have an application of its own used."""
     assert settings.database_url is not None
     engine = connections.writer(settings.database_url, pool_size=2)
     await migrate.migrate(engine)
@@ -111,6 +121,7 @@ async def be_busy(settings: Settings) -> None:
 
 
 async def use(client: Client, engine: AsyncEngine, store: Files) -> None:
+    """Everything that can happen happens once, to users whose numbers say what."""
     await create(client, "A", "B", "C")
     await change(client, 1, add=["A"])
     await change(client, 2, add=["A"], ttlDays=1)
@@ -140,10 +151,8 @@ async def use(client: Client, engine: AsyncEngine, store: Files) -> None:
 @pytest.fixture
 def database_url(servers: Servers, past: Busy) -> Iterator[str]:
     """A copy of the busy database."""
-    name = f"{past.name}_copy"
-    sql(servers.database_url, f"CREATE DATABASE {name} TEMPLATE {past.name}")
-    yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
-    sql(servers.database_url, f"DROP DATABASE {name} WITH (FORCE)")
+    with fresh(servers, past.name) as url:
+        yield url
 
 
 @pytest.fixture
@@ -175,8 +184,10 @@ async def test_after_a_busy_history_everything_fits(busy: Place) -> None:
         ("memberships", 6, 0),
         ("operations of events", 17, 0),
         ("segments", 4, 0),
+        ("rollouts", 0, 0),
         ("operations", 19, 0),
-        ("files of reports", 1, 0),
+        ("imports", 0, 0),
+        ("files of tasks", 1, 0),
     ]
 
 
@@ -371,7 +382,7 @@ CORRUPTIONS = {
     ),
     "a task that does not name its file": Corruption(
         "UPDATE tasks SET result = NULL WHERE kind = 'REPORT'",
-        {"files of reports": 1},
+        {"files of tasks": 1},
         " is not named by the task's result",
     ),
 }
@@ -451,7 +462,7 @@ async def test_history_that_is_gone_is_searched_for_once_and_all_of_it_is_missed
     monkeypatch.setattr(verification, "MANY", 2)
     report = await busy.report()
     assert found(report) == found(whole)
-    assert [example.split(" (")[0] for example in report.checks[4].examples] == [
+    assert [example.split(" (")[0] for example in report.checks[5].examples] == [
         "operation 4",
         "operation 5",
         "operation 6",
@@ -516,7 +527,7 @@ async def test_history_that_was_dropped_is_not_missed_and_what_is_left_is_checke
     assert (stats["partitions"], stats["operations"]) == (2, 10)
     report = await busy.report()
     assert sentences(report) == []
-    assert [check.looked for check in report.checks] == [18 - 7, 5, 18 - 7, 4, 19 - 10, 1]
+    assert [check.looked for check in report.checks] == [18 - 7, 5, 18 - 7, 4, 0, 19 - 10, 0, 1]
     statement, sentence = SINCE_THEN[name]
     await query(database_url, statement)
     report = await busy.report()
@@ -597,8 +608,10 @@ def test_the_command_says_what_it_looked_at_and_fails_when_something_differs(
             ["memberships", "6", "0"],
             ["operations", "of", "events", "17", "0"],
             ["segments", "4", "0"],
+            ["rollouts", "0", "0"],
             ["operations", "19", "0"],
-            ["files", "of", "reports", "1", "0"],
+            ["imports", "0", "0"],
+            ["files", "of", "tasks", "1", "0"],
         ],
     ), well.stderr
     sql(database_url, "INSERT INTO memberships SELECT '[b]' || n, 1, '2026-01-02Z' FROM generate_series(10, 21) AS n")
@@ -606,7 +619,7 @@ def test_the_command_says_what_it_looked_at_and_fails_when_something_differs(
         file.write_bytes(file.read_bytes().replace(b"A", b"B"))
     wrong = run()
     assert wrong.returncode == 1
-    assert wrong.stdout.splitlines()[7:] == [
+    assert wrong.stdout.splitlines()[9:] == [
         *(
             f"memberships: user [b]{n}, segment 1: the membership was added at 2026-01-02 00:00:00+00, "
             "of which no event tells"
