@@ -25,11 +25,13 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from db.cache_format import (
     ANNOUNCE,
+    CLOSE,
     CLOSED,
     FILL,
     GENERATION_LENGTH,
     LEASE,
     LIST,
+    OPEN,
     REMOVE,
     STATE,
     TAKE_LEASES,
@@ -105,6 +107,8 @@ class Cache:
         self._take_leases = self._redis.register_script(TAKE_LEASES)
         self._fill = self._redis.register_script(FILL)
         self._announce = self._redis.register_script(ANNOUNCE)
+        self._close = self._redis.register_script(CLOSE)
+        self._open = self._redis.register_script(OPEN)
         self._remove = self._redis.register_script(REMOVE)
         self._failures = 0
         self._leases = 0
@@ -192,12 +196,16 @@ class Cache:
 
         Between a commit and the last invalidation some lists are old and some are new: so nobody sees both.
         """
-        await self._change(lambda: self._redis.set(CLOSED, b"1", px=CLOSED_MS))
+        await self._change(lambda: self._close(keys=[CLOSED], args=[CLOSED_MS]))
         await asyncio.sleep(2 * self._budget)
+
+    async def stay_closed(self) -> None:
+        """Let nobody open it by waiting."""
+        await self._change(lambda: self._redis.pexpire(CLOSED, CLOSED_MS))
 
     async def open(self) -> None:
         """Let lists be read from here again."""
-        await self._change(lambda: self._redis.unlink(CLOSED))
+        await self._change(lambda: self._open(keys=[CLOSED]))
 
     async def announce(self, catalogue_version: int) -> None:
         """Let every process know that the catalogue has reached that version. After the commit, before the answer."""

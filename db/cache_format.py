@@ -50,6 +50,16 @@ end
 """
 
 
+# Several may have it closed at a time: it is open again when the last of them opens it.
+CLOSE = """
+redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+"""
+OPEN = """
+if redis.call('DECR', KEYS[1]) <= 0 then
+  redis.call('UNLINK', KEYS[1])
+end
+"""
 # Many keys by one argument: several would take us ten times as long to send. No id has a line end.
 REMOVE = """
 local keys = {}

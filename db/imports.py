@@ -171,7 +171,8 @@ async def replace(tx: AsyncConnection, task_id: UUID, change: Change) -> Applied
 
 def _asked(rows: str) -> str:
     return f"""
-        (SELECT user_id, CAST(:segment_id AS integer) AS segment_id FROM {rows} WHERE {staging.SLICE}
+        (SELECT user_id, CAST(:segment_id AS integer) AS segment_id FROM {rows}
+         WHERE {staging.SLICE} AND expires_at > :at
          ORDER BY user_id) AS asked
     """
 

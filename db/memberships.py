@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import buckets
 from db.clock import ALWAYS, as_datetime
-from db.segments import Segment
+from db.segments import PATIENCE, Segment
 
 # One membership of a packed list: segment id, added_at, expires_at; instants in microseconds since db.clock.EPOCH.
 # PostgreSQL writes the very same bytes (OF_USERS), so nothing on the way to the cache and back is parsed. A user whom
@@ -89,14 +89,19 @@ def unpacked(packed: bytes | memoryview) -> Iterator[tuple[int, int, int]]:
     return PACKED.iter_unpack(packed)
 
 
+LOCK = text("""
+    SELECT set_config('lock_timeout', :patience, true),
+           pg_advisory_xact_lock(hashtext('memberships'), hashtext(:user_id))
+""")
+
+
 async def lock(tx: AsyncConnection, user_id: str) -> None:
     """Let no other transaction change this user's memberships until this one ends.
 
     Whoever holds it may date its events by the clock: they come after those of everyone who held it before.
     """
-    await tx.execute(
-        text("SELECT pg_advisory_xact_lock(hashtext('memberships'), hashtext(:user_id))"), {"user_id": user_id}
-    )
+    # Whoever holds it may be waiting for a bulk change.
+    await tx.execute(LOCK, {"user_id": user_id, "patience": PATIENCE})
 
 
 async def next_instant(tx: AsyncConnection, user_id: str) -> datetime:

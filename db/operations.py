@@ -74,12 +74,14 @@ async def give_up_keys(tx: AsyncConnection, *, hours: int, after: int, limit: in
 
 async def delete_unexplaining(tx: AsyncConnection, *, limit: int) -> int:
     """Forget those of the `limit` oldest operations that are older than all history, and whose keys are given up."""
-    # An event is dated later than its operation, in the same transaction: an hour is more than any takes.
+    # An event is dated later than its operation, in the same transaction: an hour is more than any takes. Those of an
+    # import come when its file has, and was its turn.
     result = await tx.execute(
         text(f"""
             DELETE FROM operations WHERE id = ANY (ARRAY(
-                SELECT id FROM (SELECT id, at, idempotency_key FROM operations ORDER BY id LIMIT :limit) AS oldest
-                WHERE idempotency_key IS NULL AND at < ({OLDEST}) - interval '1 hour'
+                SELECT id FROM (SELECT id, at, kind, idempotency_key FROM operations ORDER BY id LIMIT :limit) AS oldest
+                WHERE idempotency_key IS NULL AND at < ({OLDEST})
+                      - CASE kind WHEN 'importMembers' THEN interval '31 days' ELSE interval '1 hour' END
             ))
         """),
         {"limit": limit},

@@ -164,11 +164,11 @@ async def share(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, Held]:
     return {row.slug: Held(row.id, row.rolled_out) for row in result}
 
 
-async def hold(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, Held]:
+async def hold(tx: AsyncConnection, slugs: Sequence[str], patience: str = PATIENCE) -> dict[str, Held]:
     """Those of the slugs that name live segments, as `share` does, for changes of many users: nobody else changes
     these segments, or who is in them, until the transaction ends.
     """
-    await tx.execute(TAKE_QUEUES, {"slugs": list(slugs), "patience": PATIENCE})
+    await tx.execute(TAKE_QUEUES, {"slugs": list(slugs), "patience": patience})
     result = await tx.execute(
         text(f"""
             SELECT slug, id, {ROLLED_OUT} FROM segments

@@ -71,8 +71,10 @@ async def keep(tx: AsyncConnection, task_id: UUID, copied: bytes, rejected: Sequ
     if copied:
         await driver.copy_to_table(rows, source=BytesIO(copied), columns=COLUMNS)
     if rejected:
-        records = [(each.line, each.code, each.reason, each.row) for each in rejected]
-        await driver.copy_records_to_table(rejects, records=records, columns=REJECT_COLUMNS)
+        # No field has a tab or a line end.
+        lines = "".join(f"{each.line}\t{each.code}\t{each.reason}\t{each.row}\n" for each in rejected)
+        escaped = lines.replace("\\", "\\\\").encode()
+        await driver.copy_to_table(rejects, source=BytesIO(escaped), columns=REJECT_COLUMNS)
 
 
 # The first row of a user counts. What is told of the others is told once, also if they were read again.
@@ -125,7 +127,8 @@ async def changed(
     conn: AsyncConnection, task_id: UUID, use: Callable[[list[str]], Awaitable[None]], number: int
 ) -> None:
     """Have `use` called, and awaited, with the users whose lists `replace` has changed, so many at a time."""
-    async with conn.stream(text(f"SELECT user_id FROM {CHANGED}{task_id.hex}")) as result:
+    conn = await conn.execution_options(isolation_level="READ COMMITTED")
+    async with conn.begin(), conn.stream(text(f"SELECT user_id FROM {CHANGED}{task_id.hex}")) as result:
         async for some in result.scalars().partitions(number):
             await use(list(some))
 

@@ -140,7 +140,8 @@ memberships = Table(
     Column("added_at", instant, nullable=False),
     Column("expires_at", instant, nullable=False, server_default=text("'infinity'")),
     PrimaryKeyConstraint("user_id", "segment_id", name="memberships_pkey"),
-    Index("memberships_segment", "segment_id", "user_id"),
+    # With the expiry, so that members are counted from the index alone.
+    Index("memberships_segment", "segment_id", "user_id", postgresql_include=["expires_at"]),
     Index("memberships_expiry", "expires_at", postgresql_where=text("expires_at < 'infinity'")),
 )
 

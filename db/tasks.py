@@ -245,9 +245,11 @@ async def fail(tx: AsyncConnection, claim: Claim, error: str, *, final: bool) ->
     )
 
 
-async def release(tx: AsyncConnection, claim: Claim) -> bool:
-    """Put it back for somebody else, at once; False when it is no longer theirs."""
-    return await _mine(tx, claim, "status = 'QUEUED', run_after = clock_timestamp()")
+async def release(tx: AsyncConnection, claim: Claim, seconds: float = 0) -> bool:
+    """Put it back for somebody else, after so many seconds; False when it is no longer theirs."""
+    return await _mine(
+        tx, claim, "status = 'QUEUED', run_after = clock_timestamp() + make_interval(secs => :secs)", secs=seconds
+    )
 
 
 async def _mine(tx: AsyncConnection, claim: Claim, change: str, **values: object) -> bool:

@@ -19,6 +19,10 @@ class HopelessError(Exception):
     """Why the task cannot be done, however often it is tried: a sentence for whoever asked for it."""
 
 
+class BusyError(Exception):
+    """Somebody else has what the task needs: it is tried again a little later, however long that takes."""
+
+
 @dataclass(slots=True)
 class Attempt:
     claim: Claim

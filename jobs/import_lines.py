@@ -60,6 +60,8 @@ class Lines:
     begin: datetime
     # Of rows that tell none.
     expires_at: datetime | None
+    # Whether expiries matter, and what is told of them.
+    expiring: bool = True
     # How many bytes were read up to the end of a line, and how many lines these are.
     taken: int = 0
     number: int = 0
@@ -123,7 +125,7 @@ class Lines:
         if len(fields) != len(self.columns):
             raise _Refused("COLUMN_COUNT", f"The line has {len(fields)} columns, not {len(self.columns)}.")
         user_id = _user_id(fields[0])
-        if len(fields) == 1:
+        if len(fields) == 1 or not self.expiring:
             return user_id, self.expires_at
         return user_id, self._expiry(dict(zip(self.columns, fields, strict=True)))
 
@@ -161,7 +163,10 @@ def _fields(line: bytes) -> list[str]:
         return text.split(",")
     if not QUOTED.fullmatch(text):
         raise _Refused("QUOTING", "A quotation mark is not closed, or stands within a field without quotes.")
-    return next(csv.reader([text]))
+    try:
+        return next(csv.reader([text]))
+    except csv.Error as error:
+        raise _Refused("CONTROL_CHARACTER", "A field without quotes has a control character.") from error
 
 
 def _user_id(field: str) -> str:

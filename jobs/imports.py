@@ -4,76 +4,33 @@ Every step notes how far it has come in the transaction that came so far, so who
 """
 
 import asyncio
-import zlib
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import imports, segments, staging, tasks, transactions
-from db.imports import Applied, Change
+from db.imports import Change
 from jobs import output
-from jobs.attempt import Attempt, HopelessError, LostError
+from jobs.attempt import Attempt, BusyError, HopelessError, LostError
 from jobs.import_lines import Lines, NoListError, Read
+from jobs.import_state import State
+from jobs.uploads import pieces
 
-PIECE_BYTES = 512 * 1024
+# Another import may hold the segment for much longer; then this one is put back.
+PATIENCE, LOCK_TIMEOUT = "20s", "55P03"
 # So much of the file is kept at a time.
 BLOCK_LINES = 50_000
 # Users of one transaction: others who change the segment wait for so long.
 CHUNK = 20_000
 # Between two of them, for everybody else.
 REST_SECONDS = 0.002
-GZIP_BITS = 31
 # How much of the work reading is, for the progress shown.
 READING = 0.4
-
-
-@dataclass(slots=True)
-class State:
-    """How far an import has come, as the task's row keeps it."""
-
-    # By the database's clock: from when on days count, and what is past.
-    begin: str
-    # Of the file, without its compression: bytes and lines that are read; the last of these whose reject is kept.
-    taken: int = 0
-    lines: int = 0
-    recorded: int = 0
-    columns: Sequence[str] = ("user_id",)
-    header: bool = False
-    # Rows that this has given, without those of users that an earlier one has.
-    rows: int = 0
-    # All of it is read; at least once, if it had to be read again.
-    read: bool = False
-    read_once: bool = False
-    # The user up to whom it is applied, and the one before: the cache may not have been told of those between.
-    after: str = ""
-    before: str = ""
-    # All of them are.
-    applied: bool = False
-    # From 0 to 1.
-    progress: float = 0.0
-    added: int = 0
-    updated: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    duplicate: int = 0
-    invalid: int = 0
-
-    def count(self, applied: Applied) -> None:
-        self.added += applied.added
-        self.updated += applied.updated
-        self.removed += applied.removed
-        self.unchanged += applied.unchanged
-        self.invalid += applied.invalid
-
-    def done(self, *, listed_removed: bool) -> int:
-        """How many lines it is known of what becomes of them."""
-        removed = self.removed if listed_removed else 0
-        return self.added + self.updated + removed + self.unchanged + self.duplicate + self.invalid
 
 
 async def work(attempt: Attempt) -> None:
@@ -84,9 +41,7 @@ async def work(attempt: Attempt) -> None:
         if not importing.state.read:
             await importing.read()
         await importing.apply()
-    except (NoListError, HopelessError) as error:
-        async with attempt.writer.begin() as tx:
-            await staging.drop(tx, task_id)
+    except NoListError as error:
         raise HopelessError(str(error)) from error
     attempt.rows_done = importing.rows_done
     await output.publish(attempt, partial(_rejects, task_id), {"lines": importing.state.lines})
@@ -134,11 +89,16 @@ class _Import:
     async def read(self) -> None:
         """Put the file's lines into tables."""
         state, begin = self.state, datetime.fromisoformat(self.state.begin)
-        lines = Lines(begin, _expiry(self.attempt.claim.args, begin), state.taken, state.lines, tuple(state.columns))
+        removing = self.mode == "REMOVE"
+        until = None if removing else _expiry(self.attempt.claim.args, begin)
+        lines = Lines(begin, until, not removing, state.taken, state.lines, tuple(state.columns))
         block = Read()
-        async for piece in self._pieces(state.taken):
+        upload = self.attempt.claim.upload
+        assert upload is not None
+        async for piece, part in pieces(self.attempt.files, upload, state.taken):
             # Not in the loop: requests may be answered there.
             block.extend(await asyncio.to_thread(lines.read, piece))
+            state.progress = READING * part
             if lines.number - state.lines >= BLOCK_LINES:
                 await self._keep(lines, block)
                 block = Read()
@@ -164,42 +124,10 @@ class _Import:
             await self._note(tx)
             await staging.keep(tx, self.attempt.claim.id, "".join(block.copied).encode(), new)
 
-    async def _pieces(self, start: int) -> AsyncIterator[bytes]:
-        """The file's bytes from `start` on, without its compression."""
-        upload = self.attempt.claim.upload
-        assert upload is not None
-        files = self.attempt.files
-        if not upload["gzip"]:
-            done = start
-            async for piece in files.reading(upload["path"], start, PIECE_BYTES):
-                done += len(piece)
-                self.state.progress = READING * done / max(1, upload["bytes"])
-                yield piece
-            return
-        unpacking, whole, skip, done = zlib.decompressobj(wbits=GZIP_BITS), True, start, 0
-        async for packed in files.reading(upload["path"], 0, PIECE_BYTES):
-            done += len(packed)
-            self.state.progress = READING * done / max(1, upload["bytes"])
-            left = packed
-            while left:
-                try:
-                    piece = await asyncio.to_thread(unpacking.decompress, left, PIECE_BYTES)
-                except zlib.error as error:
-                    raise NoListError(f"The file is not whole, or no gzip: {error}.") from error
-                left, whole = unpacking.unconsumed_tail, unpacking.eof
-                if whole:
-                    # Several of them, one after the other, are one.
-                    left = unpacking.unused_data.lstrip(b"\0")
-                    unpacking = zlib.decompressobj(wbits=GZIP_BITS)
-                yield piece[skip:]
-                skip -= min(skip, len(piece))
-        if not whole:
-            raise NoListError("The file is not whole: its gzip breaks off.")
-
     async def apply(self) -> None:
-        state, claim, cache = self.state, self.attempt.claim, self.attempt.cache
-        if self.mode == "REPLACE" and not state.rows:
-            raise HopelessError("The file has no row that counts: nothing was changed.")
+        state, cache = self.state, self.attempt.cache
+        if self.mode == "REPLACE":
+            _require_rows(state.rows)
         if self.mode == "REPLACE" and not self.dry_run:
             if state.applied:
                 # Whoever did it was broken off, and nobody knows whom the cache was told of.
@@ -207,12 +135,24 @@ class _Import:
             else:
                 await self._replace()
             return
-        if state.after and not self.dry_run:
-            async with self.attempt.importer.connect() as conn:
-                await cache.invalidate(await staging.users(conn, claim.id, state.before, state.after))
+        if (state.after or state.applied) and not self.dry_run:
+            await self._tell_again()
         while not state.applied:
             await self._chunk()
             await asyncio.sleep(REST_SECONDS)
+        if self.mode == "REPLACE":
+            _require_rows(state.added + state.updated + state.unchanged)
+
+    async def _tell_again(self) -> None:
+        """Whoever was broken off may not have told the cache of what it did last."""
+        state, claim = self.state, self.attempt.claim
+        async with self.attempt.importer.connect() as conn:
+            users = await staging.users(conn, claim.id, state.before, None if state.applied else state.after)
+        if users:
+            await self.attempt.cache.invalidate(users)
+        else:
+            # The rows are gone with a crash of the database.
+            await self.attempt.cache.renounce()
 
     async def _chunk(self) -> None:
         changed: list[str] = []
@@ -226,6 +166,8 @@ class _Import:
         """Do the next users, and tell whose lists have changed before it is committed."""
         state, task_id = self.state, self.attempt.claim.id
         async with self.attempt.importer.begin() as tx:
+            if not self.dry_run:
+                await transactions.take_long(tx)
             last = await staging.boundary(tx, task_id, state.after, CHUNK)
             change = await self._change(tx)
             if self.dry_run:
@@ -249,15 +191,21 @@ class _Import:
             async with self.attempt.importer.begin() as tx:
                 await transactions.take_long(tx)
                 change = await self._change(tx)
-                state.count(await imports.replace(tx, task_id, change))
+                applied = await imports.replace(tx, task_id, change)
+                _require_rows(applied.added + applied.updated + applied.unchanged)
+                state.count(applied)
                 state.applied = True
                 await self._note(tx)
                 await cache.close()
             async with self.attempt.exporter.connect() as conn:
-                await staging.changed(conn, task_id, cache.invalidate, CHUNK)
+                await staging.changed(conn, task_id, self._tell, CHUNK)
             told = True
         finally:
             await asyncio.shield(self._open(told=told))
+
+    async def _tell(self, user_ids: list[str]) -> None:
+        await self.attempt.cache.invalidate(user_ids)
+        await self.attempt.cache.stay_closed()
 
     async def _open(self, *, told: bool) -> None:
         """Let everybody read from the cache again. It holds nothing if nobody knows whom it was told of."""
@@ -273,7 +221,12 @@ class _Import:
             raise HopelessError("The segment was deleted.")
         if self.dry_run:
             return Change(segment.id, segment.rollout is not None, await transactions.now(tx), None)
-        held = (await segments.hold(tx, [segment.slug])).get(segment.slug)
+        try:
+            held = (await segments.hold(tx, [segment.slug], PATIENCE)).get(segment.slug)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_TIMEOUT:
+                raise
+            raise BusyError from error
         if held is None or held.id != segment.id:
             raise HopelessError("The segment was deleted.")
         at = await segments.next_instant(tx, [held.id])
@@ -295,4 +248,15 @@ def _expiry(args: dict[str, Any], begin: datetime) -> datetime | None:
     """Of rows that tell none of their own (resolvers/imports.py)."""
     if args["ttl_days"] is not None:
         return begin + timedelta(days=args["ttl_days"])
-    return None if args["expires_at"] is None else datetime.fromisoformat(args["expires_at"])
+    if args["expires_at"] is None:
+        return None
+    until = datetime.fromisoformat(args["expires_at"])
+    if until <= begin:
+        raise HopelessError("expiresAt had passed when the work began: nothing was changed.")
+    return until
+
+
+def _require_rows(rows: int) -> None:
+    """A list that replaces another one is not empty: it would remove everybody."""
+    if not rows:
+        raise HopelessError("The file has no row that counts: nothing was changed.")

@@ -6,23 +6,26 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db import tasks
+from db import staging, tasks
 from db.cache import Cache
 from db.files import Files, NotStored
 from db.tables import TaskKind
 from db.tasks import HEARTBEAT_SECONDS, LEASE_SECONDS, Claim
 from jobs import cleanup, exports, imports, metrics, output, reports
-from jobs.attempt import Attempt, HopelessError, LostError
+from jobs.attempt import Attempt, BusyError, HopelessError, LostError
 
 log = logging.getLogger(__name__)
 # How long a task waits that nobody has told us of. It is one look into an index.
 PAUSE_SECONDS = 1.0
 # How long an end of ours takes to reach us.
 GRACE_SECONDS = 0.5
+# When a task is looked at again that somebody else keeps from its segment.
+BUSY_SECONDS = 5
 QUICK = frozenset(TaskKind) - {TaskKind.SEGMENT_CLEANUP, TaskKind.IMPORT}
 
 WORK: dict[TaskKind, Callable[[Attempt], Awaitable[None]]] = {
@@ -103,10 +106,14 @@ class Worker:
             raise
         except LostError:
             log.warning("lost %s: it was canceled, or another worker took over", what)
+            await self._settle(claim, _nothing)
+        except BusyError:
+            log.info("put back %s: somebody else is at work on its segment", what)
+            await self._settle(claim, partial(tasks.release, seconds=BUSY_SECONDS))
         except HopelessError as error:
             log.info("%s cannot be done: %s", what, error)
-            await self._fail(claim, str(error), final=True)
-            await output.tidy(attempt)
+            if await self._fail(claim, str(error), final=True):
+                await output.tidy(attempt)
         except NotStored as error:
             log.error("%s could not store its file: %s", what, error.reason)  # noqa: TRY400  # it says it all
             await self._fail(claim, f"The file could not be stored: {error.reason}", final=error.full)
@@ -137,17 +144,27 @@ class Worker:
             beats.cancel()
             await asyncio.gather(work, beats, return_exceptions=True)
 
-    async def _fail(self, claim: Claim, error: str, *, final: bool) -> None:
+    async def _fail(self, claim: Claim, error: str, *, final: bool) -> bool:
+        """False when the task was somebody else's by then."""
         metrics.task_failures.labels(claim.kind.value).inc()
-        await self._settle(claim, lambda tx, claim: tasks.fail(tx, claim, error, final=final))
+        return await self._settle(claim, lambda tx, claim: tasks.fail(tx, claim, error, final=final))
 
-    async def _settle(self, claim: Claim, write: Callable[..., Awaitable[bool]]) -> None:
+    async def _settle(self, claim: Claim, write: Callable[..., Awaitable[bool]]) -> bool:
         """Where that fails too, the lease ends by itself."""
         try:
             async with self.writer.begin() as tx:
-                await write(tx, claim)
+                written = await write(tx, claim)
+                if claim.kind is TaskKind.IMPORT:
+                    # Of this one and others that have ended: a full disk must not stay full until the purge.
+                    await staging.drop_left(tx)
+                return written
         except Exception:
             log.exception("what became of %s could not be written; it is claimed again after its lease", claim.id)
+            return False
+
+
+async def _nothing(_tx: AsyncConnection, _claim: Claim) -> bool:
+    return False
 
 
 async def _beat(attempt: Attempt) -> None:

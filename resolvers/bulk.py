@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any
 
 import strawberry
@@ -115,7 +116,7 @@ async def add_users_to_segment(
         return await _change(tx, operation_id, held, at, wanted, ends, NOTHING)
 
     wrong = [*_wrong_list(info, input.slug, input.user_ids), *wrong_expiry(input, "input")]
-    return await _mutate(info, idempotency_key, {"input": input}, wrong, work, input.user_ids)
+    return await _mutate(info, idempotency_key, {"input": input}, wrong, work, input.user_ids, [input.slug])
 
 
 async def remove_users_from_segment(
@@ -134,7 +135,7 @@ async def remove_users_from_segment(
         return await _change(tx, operation_id, held, at, NOTHING, [], wanted)
 
     wrong = _wrong_list(info, input.slug, input.user_ids)
-    return await _mutate(info, idempotency_key, {"input": input}, wrong, work, input.user_ids)
+    return await _mutate(info, idempotency_key, {"input": input}, wrong, work, input.user_ids, [input.slug])
 
 
 def _wrong_list(info: Info, slug: str, user_ids: Sequence[str]) -> list[UserError]:
@@ -152,10 +153,10 @@ async def change_memberships(
     input: Annotated[ChangeMembershipsInput, strawberry.argument(description="The changes.")],
     idempotency_key: IdempotencyKey,
 ) -> BulkChangePayload:
+    slugs = sorted({slug for change in input.changes for slug in change.add + change.remove})
+
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
-        held = await segments.hold(
-            tx, sorted({slug for change in input.changes for slug in change.add + change.remove})
-        )
+        held = await segments.hold(tx, slugs)
         if unknown := list(_unknown(input.changes, held)):
             raise Refused(told(unknown, "input", "changes"))
         at = await segments.next_instant(tx, [segment.id for segment in held.values()])
@@ -176,7 +177,7 @@ async def change_memberships(
 
     wrong = _wrong_changes(info, input.changes)
     user_ids = [change.user_id for change in input.changes]
-    return await _mutate(info, idempotency_key, {"input": input}, wrong, work, user_ids)
+    return await _mutate(info, idempotency_key, {"input": input}, wrong, work, user_ids, slugs)
 
 
 def _wrong_changes(info: Info, changes: Sequence[ChangeUserSegmentsInput]) -> list[UserError]:
@@ -262,12 +263,19 @@ async def _change(
 
 
 async def _mutate(
-    info: Info, key: str, arguments: dict[str, Any], wrong: Sequence[UserError], work: Work, user_ids: Sequence[str]
+    info: Info,
+    key: str,
+    arguments: dict[str, Any],
+    wrong: Sequence[UserError],
+    work: Work,
+    user_ids: Sequence[str],
+    slugs: Collection[str],
 ) -> BulkChangePayload:
     async def committed(_: Outcome) -> None:
         await info.context.cache.invalidate(list(set(user_ids)))
 
-    done, errors = await mutate(info, key, arguments, wrong, work, committed, info.context.bulk_turns)
+    turn = partial(info.context.bulk_turns.of, slugs)
+    done, errors = await mutate(info, key, arguments, wrong, work, committed, turn)
     if done is None:
         return BulkChangePayload(replayed=False, user_errors=errors)
     outcome = done.outcome

@@ -15,6 +15,7 @@ from resolvers.errors import LimitExceeded
 from resolvers.idempotency import Operations
 from resolvers.links import Links
 from resolvers.reads import Reads
+from resolvers.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,9 @@ class Context:
     catalogue: Catalogue
     reads: Reads
     operations: Operations
-    # Bulk changes at a time: they leave connections to all others.
-    bulk_turns: asyncio.Semaphore
+    # Changes, and bulk changes, at a time: they leave connections to all others.
+    turns: Turns
+    bulk_turns: Turns
     limits: Limits
     links: Links
     # Tells this process's worker, if it has one, that there is a new task.

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -26,6 +26,7 @@ PATIENCE_SECONDS = 10
 Outcome = dict[str, Any]
 Work = Callable[[AsyncConnection, int], Awaitable[Outcome]]
 Committed = Callable[[Outcome], Awaitable[None]]
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,13 @@ class Operations:
         self._writer = writer
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Done]]] = {}
 
-    async def once(
-        self, request: Request, work: Work, committed: Committed, turns: asyncio.Semaphore | None = None
-    ) -> Done:
+    async def once(self, request: Request, work: Work, committed: Committed, turn: Turn = nullcontext) -> Done:
         """Do `work` in a transaction, unless its key was used: then what came of it the first time is the answer.
 
         `work` gets the transaction and the operation's id. `committed` runs after the commit and before the answer,
         for replays too: a retry makes up for a first call that died in between. Raises `Refused`.
 
-        Work that takes long waits for its turn, without a connection: so it leaves some to others.
+        Work that may have to wait does so for its turn first, without a connection: so it leaves some to others.
 
         The work goes on when its caller is cancelled. Duplicates that arrive meanwhile wait for it without a
         connection, so a storm of retries of one slow key takes nothing from others.
@@ -88,7 +87,7 @@ class Operations:
             if not task.cancelled() and task.exception() is None:
                 raise Refused([key_reused()])
             # The other request failed and has left the key unused.
-        task = asyncio.create_task(self._run(request, work, committed, turns))
+        task = asyncio.create_task(self._run(request, work, committed, turn))
         self._running[place] = (request.fingerprint, task)
         task.add_done_callback(lambda _: self._running.pop(place))
         return await asyncio.shield(task)
@@ -102,8 +101,8 @@ class Operations:
         """Wait for what is at work; its answers may still reach their callers."""
         await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
 
-    async def _run(self, request: Request, work: Work, committed: Committed, turns: asyncio.Semaphore | None) -> Done:
-        async with turns or nullcontext():
+    async def _run(self, request: Request, work: Work, committed: Committed, turn: Turn) -> Done:
+        async with turn():
             done = await self._persist(request, work)
         await committed(done.outcome)
         return done

@@ -17,6 +17,7 @@ from resolvers.users import User
 from resolvers.values import BigInt, is_user_id
 
 CURSOR = "member"
+COUNTED_FOR_ONE = 1_000
 COUNTED, MOST_COUNTED = BigInt(10_000), 1_000_000
 
 
@@ -60,6 +61,8 @@ async def member_count(
 ) -> MemberCount:
     if not 1 <= limit <= MOST_COUNTED:
         raise BadUserInput("limit", f"it is {limit}, and must be from 1 to {MOST_COUNTED}.")
+    # Counting so many takes as long as showing one.
+    info.context.budget.spend(limit // COUNTED_FOR_ONE)
     if segment.deleted_at is not None:
         return MemberCount(0, exact=True)
     async with info.context.querying() as conn:

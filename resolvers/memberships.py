@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Annotated
 
 import strawberry
@@ -63,7 +64,8 @@ async def change_user_segments(
         await info.context.cache.invalidate([input.user_id])
 
     wrong = wrong_change(input, info.context.limits.changes, "input")
-    done, errors = await mutate(info, idempotency_key, {"input": input}, wrong, work, committed)
+    turn = partial(info.context.turns.of, [*input.add, *input.remove])
+    done, errors = await mutate(info, idempotency_key, {"input": input}, wrong, work, committed, turn)
     if done is None:
         return ChangeUserSegmentsPayload(None, replayed=False, user_errors=errors)
     outcome = done.outcome

@@ -1,13 +1,13 @@
 """From a mutation's arguments to its outcome or its refusal: the way that all of them take."""
 
-import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from resolvers import idempotency
 from resolvers.context import Info
 from resolvers.errors import Refused, UserError
-from resolvers.idempotency import Committed, Done, Outcome, Work
+from resolvers.idempotency import Committed, Done, Outcome, Turn, Work
 from resolvers.values import wrong_key
 
 
@@ -22,17 +22,17 @@ async def mutate(
     wrong: Sequence[UserError],
     work: Work,
     committed: Committed = _nothing,
-    turns: asyncio.Semaphore | None = None,
+    turn: Turn = nullcontext,
 ) -> tuple[Done | None, list[UserError]]:
     """What came of the mutation, or what is wrong with it; then nothing was changed and the key is unused.
 
-    `wrong` is what can be seen from the arguments alone. What takes long waits for one of the `turns`.
+    `wrong` is what can be seen from the arguments alone. What may have to wait for others waits for its `turn`.
     """
     errors = [*wrong_key(key), *wrong]
     if errors:
         return None, errors
     request = idempotency.request(info.context.client, key, info.field_name, **arguments)
     try:
-        return await info.context.operations.once(request, work, committed, turns), []
+        return await info.context.operations.once(request, work, committed, turn), []
     except Refused as refused:
         return None, refused.errors

@@ -23,6 +23,8 @@ CURSOR = "task"
 SHORTEST, LONGEST = 250, 10_000
 # A worker that is told of a task takes it at once, and others look every second.
 QUEUED = 250
+# Whoever has not sent an import's file need not look.
+UNSENT = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ def progress(task: strawberry.Parent[Task]) -> float | None:
 
 def poll_after_ms(task: strawberry.Parent[Task]) -> int | None:
     """A quarter of what is left, where that is known, or of what has passed: so a poller is late by little."""
+    if task.status is TaskStatus.QUEUED and task.kind is TaskKind.IMPORT and task.upload is None:
+        return UNSENT
     if task.status is TaskStatus.QUEUED:
         return QUEUED + max(0, round((task.run_after - task.seen_at).total_seconds() * 1000))
     if task.status is not TaskStatus.RUNNING or task.started_at is None:

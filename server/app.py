@@ -18,6 +18,7 @@ from resolvers.context import Budget, Context
 from resolvers.idempotency import Operations
 from resolvers.links import Links
 from resolvers.reads import Reads
+from resolvers.turns import Turns
 from schema.api import schema
 from server import background, downloads, graphiql, health
 from server.documents import Documents
@@ -84,7 +85,8 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
                 catalogue,
                 reads,
                 operations,
-                asyncio.Semaphore(max(1, settings.pool_size // BULK_SHARE)),
+                Turns(max(1, settings.pool_size // 2)),
+                Turns(1, max(1, settings.pool_size // BULK_SHARE)),
                 settings.limits,
                 Links(files, secret, settings.link_minutes * 60),
                 wake,

@@ -22,6 +22,8 @@ from resolvers.links import PATH, UPLOAD, BadLink
 log = logging.getLogger(__name__)
 # A client that sends nothing for so long has left.
 SILENCE_SECONDS = 60
+# Each has some megabytes in memory, and goes to the same disk.
+MOST_AT_ONCE = 8
 GZIP = b"\x1f\x8b"
 NOT_WAITED_FOR = "Nobody waits for this file: the import has another one already, or has ended."
 
@@ -33,6 +35,7 @@ class TooLargeError(Exception):
 class Uploads:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._at_work = 0
         self.routes = [Route(f"{PATH}{{task_id:uuid}}", self.upload, methods=["PUT"])]
 
     async def upload(self, request: Request) -> Response:
@@ -45,6 +48,9 @@ class Uploads:
             return JSONResponse({"error": str(bad)}, 403)
         if int(request.headers.get("content-length", "0")) > self._max_bytes:
             return self._too_large()
+        if self._at_work >= MOST_AT_ONCE:
+            return JSONResponse({"error": str(Overloaded())}, 503, {"Retry-After": "1"})
+        self._at_work += 1
         try:
             task = await _find(context, task_id)
             if task is None:
@@ -62,6 +68,8 @@ class Uploads:
         except (SQLAlchemyError, OSError):
             log.exception("an upload could not be noted")
             return JSONResponse({"error": str(Overloaded())}, 503)
+        finally:
+            self._at_work -= 1
 
     async def _keep(self, request: Request, context: Context, task: Task) -> Response:
         path = files.upload_path(task.id)

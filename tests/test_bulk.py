@@ -19,6 +19,7 @@ from operations import (
     slugs,
 )
 from redis.asyncio import Redis
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 COUNTS = f"added updated removed unchanged {ERRORS}"
@@ -245,4 +246,23 @@ async def test_a_deletion_and_a_bulk_change_come_one_after_the_other(client: Cli
     assert deleted["deleteSegment"]["userErrors"] == []
     assert added["userErrors"] == [] or refusals(added) == [("SEGMENT_NOT_FOUND", ["input", "slug"])]
     assert await slugs(client, users[0]) == []
+    assert await differences(engine) == []
+
+
+async def test_a_segment_that_is_held_keeps_nobody_from_others(client: Client, engine: AsyncEngine) -> None:
+    await create(client, "HELD", "FREE")
+    queue = "SELECT hashtext(slug) & 63 FROM unnest(ARRAY['HELD', 'FREE']) AS slug"
+    async with engine.begin() as tx:
+        held, free = (await tx.execute(text(queue))).scalars()
+        assert held != free
+        await tx.execute(text(f"SELECT pg_advisory_xact_lock(hashtext('segments'), {held})"))
+        waiting = [asyncio.create_task(change(client, f"u{n}", add=["HELD"])) for n in range(15)]
+        waiting += [asyncio.create_task(add(client, "HELD", [f"v{n}"])) for n in range(3)]
+        await asyncio.sleep(0)
+        for n in range(5):
+            assert (await change(client, f"w{n}", add=["FREE"]))["added"] == ["FREE"]
+            assert counts(await add(client, "FREE", [f"x{n}"])) == (1, 0, 0, 0)
+        assert not any(task.done() for task in waiting)
+    payloads = await asyncio.gather(*waiting)
+    assert [payload["userErrors"] for payload in payloads] == [[]] * 18
     assert await differences(engine) == []

@@ -393,8 +393,8 @@ def test_root_is_told_when_nobody_cannot_reach_the_data(empty_place: Path, no_na
         pass
     assert str(refused.value) == (
         f"PostgreSQL refuses to run as root, and user {nobody().pw_uid}, as whom it would run, cannot reach "
-        f"{empty_place / 'data'}: run as an ordinary user, choose a --data-dir below directories that others may enter, "
-        "or set SEGMENTQL_DATABASE_URL and SEGMENTQL_REDIS_URL."
+        f"{empty_place / 'data'}: run as an ordinary user, choose a --data-dir below directories that others may "
+        "enter, or set SEGMENTQL_DATABASE_URL and SEGMENTQL_REDIS_URL."
     )
 
 

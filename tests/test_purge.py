@@ -209,7 +209,9 @@ async def test_a_night_is_purged_once_by_whichever_process(
     assert stats == {
         "memberships": 500,
         "keys": 0,
+        "uploads": 0,
         "files": 0,
+        "staging": 0,
         "tasks": 0,
         "cleanups": 0,
     }
@@ -505,7 +507,7 @@ async def test_purge_by_hand_says_what_has_left(
     monkeypatch.setenv("SEGMENTQL_FILES", str(tmp_path))
     result = await asyncio.to_thread(CliRunner().invoke, app, ["purge"])
     assert result.exit_code == 0, result.output
-    assert result.stdout == ("Removed: 300 memberships, 0 keys, 0 files, 0 tasks, 0 cleanups\n")
+    assert result.stdout == ("Removed: 300 memberships, 0 keys, 0 uploads, 0 files, 0 staging, 0 tasks, 0 cleanups\n")
     assert "expired memberships" in result.stderr
     assert "300/300" in result.stderr
     runs = await execute(engine, "SELECT CAST(state AS text), stats ->> 'memberships', slot = started_at FROM job_runs")

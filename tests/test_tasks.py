@@ -50,7 +50,7 @@ async def test_a_task_is_polled_until_it_has_ended(serve: Serve) -> None:
     async with serve() as client:
         queued = (await ask_for_report(client))["task"]
         assert queued["status"] == "QUEUED"
-        assert 1_000 <= queued["pollAfterMs"] <= 1_500
+        assert 250 <= queued["pollAfterMs"] <= 750
         for name in ("startedAt", "finishedAt", "file", "error", "progress"):
             assert queued[name] is None
     async with serve(serve_tasks=1) as client:
@@ -67,12 +67,12 @@ async def test_poll_after_is_a_share_of_what_is_left_or_has_passed(serve: Serve,
         running = """UPDATE tasks SET status = 'RUNNING', attempt = 1, heartbeat_at = now(),
                      started_at = now() - make_interval(secs => :secs), rows_done = :done, rows_total = :total"""
         for secs, done, total, least, most in (
-            (0, 0, None, 500, 500),
+            (0, 0, None, 250, 250),
             (8, 10, None, 2_000, 2_100),
             (600, 10, None, 10_000, 10_000),
             (8, 100, 1_000, 10_000, 10_000),
             (8, 500, 1_000, 2_000, 2_100),
-            (8, 1_000, 1_000, 500, 500),
+            (8, 1_000, 1_000, 250, 250),
         ):
             await execute(engine, running, secs=secs, done=done, total=total)
             found = await task(client, task_id)
