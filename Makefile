@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench-jobs coverage lint format types contracts check schema lock graphiql clean
+.PHONY: help run test soak bench-jobs bench-lists coverage lint format types contracts check schema lock graphiql clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run  ## Start PostgreSQL, Valkey and SegmentQL on http://127.0.0.1:8080/graphql
 	@exec $(BIN)/segmentql serve
@@ -25,6 +25,9 @@ soak: $(VENV)/.dev  ## Run the tests that take minutes, and print what they meas
 
 bench-jobs: $(VENV)/.dev  ## Measure reports, purge and cleanup against their bounds: a quarter of an hour
 	$(BIN)/python -m bench $(ARGS)
+
+bench-lists: $(VENV)/.dev  ## Measure lists, rollouts and the past against their bounds: half an hour
+	$(BIN)/python -m bench.lists $(ARGS)
 
 coverage: $(VENV)/.dev tests/node/node_modules/.ok  ## Print line and branch coverage of the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" --cov --cov-report=term-missing $(ARGS)

@@ -8,7 +8,7 @@ import asyncpg
 import typer
 
 from bench import databases, figures, processes, seeds
-from bench.client import ERRORS, Client, key
+from bench.client import ERRORS, key
 from bench.databases import Database
 from bench.figures import Json, Results, middle, ratio, said
 
@@ -62,7 +62,8 @@ def measure(users: int = 100_000) -> Results:
         results.add("bare SQL, median", middle(theirs), "rows/s")
         results.add("mutation / bare SQL, median of rounds", ratio(ours, theirs), least=0.8)
         results.add("a replay, median", middle(replays) * 1000, "ms")
-        results.add("members after the replays", int(before), "rows", least=(ROUNDS + 1) * users, most=(ROUNDS + 1) * users)
+        expected = (ROUNDS + 1) * users
+        results.add("members after the replays", int(before), "rows", least=expected, most=expected)
     return results
 
 

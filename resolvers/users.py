@@ -84,8 +84,9 @@ async def user_memberships(
         strawberry.argument(
             description=(
                 "As of this instant, to the microsecond: what happened at it counts. Told by history, so `freshness` "
-                "has no effect. BAD_USER_INPUT when it is in the future by the database's clock, or before the history "
-                "that is kept. Null: now."
+                "has no effect. A change that is just being committed is dated when it began: of the last seconds, and "
+                "while an import replaces a list, something may still be missing. BAD_USER_INPUT when it is in the "
+                "future by the database's clock, or before the history that is kept. Null: now."
             )
         ),
     ] = None,

@@ -48,12 +48,12 @@ class Mutation:
     )
     change_memberships: BulkChangePayload = resolved_by(
         bulk.change_memberships,
-        "The same for many users in one transaction: up to 10 000 changes. While it is at work, a fraction of a "
-        "second, other changes of the same segments wait.",
+        "The same for many users in one transaction: up to 10 000 changes. While it is at work, a second or "
+        "two at the most, other changes of the same segments wait.",
     )
     add_users_to_segment: BulkChangePayload = resolved_by(
         bulk.add_users_to_segment,
-        "Adds up to 100 000 users to a segment in one transaction. While it is at work, about a second at the most, "
+        "Adds up to 100 000 users to a segment in one transaction. While it is at work, a second or two at the most, "
         "other changes of the segment wait.",
     )
     remove_users_from_segment: BulkChangePayload = resolved_by(
