@@ -349,7 +349,8 @@ async def test_a_slug_twice_in_one_list_counts_once(client: Client, engine: Asyn
 async def test_a_thousand_segments_may_change_at_once(client: Client, engine: AsyncEngine) -> None:
     names = [f"S{number:04}" for number in range(1_000)]
     async with engine.begin() as tx:
-        await tx.execute(text("INSERT INTO segments (slug, version) SELECT unnest(CAST(:names AS text[])), 1"), {"names": names})
+        made = "INSERT INTO segments (slug, version) SELECT unnest(CAST(:names AS text[])), 1"
+        await tx.execute(text(made), {"names": names})
         await tx.execute(text("UPDATE catalogue SET version = 1"))
     changed = await change(client, 7, add=names)
     assert changed["added"] == names
