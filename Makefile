@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Errors are shown, notices are not.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
-WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
 .PHONY: help run test soak bench-jobs bench-lists coverage lint format types contracts check schema lock graphiql clean
 
