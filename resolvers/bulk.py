@@ -108,10 +108,7 @@ async def add_users_to_segment(
 
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
         wanted = _of_one(input.user_ids, input.slug)
-        held = await segments.hold(tx, [input.slug])
-        if not held:
-            raise Refused([segment_not_found(input.slug, "input", "slug")])
-        at = await segments.next_instant(tx, [held[input.slug].id])
+        held, at = await _hold_one(tx, input.slug)
         ends = [expiry(input, at, "input")] * len(wanted.user_ids)
         return await _change(tx, operation_id, held, at, wanted, ends, NOTHING)
 
@@ -128,14 +125,19 @@ async def remove_users_from_segment(
 
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
         wanted = _of_one(input.user_ids, input.slug)
-        held = await segments.hold(tx, [input.slug])
-        if not held:
-            raise Refused([segment_not_found(input.slug, "input", "slug")])
-        at = await segments.next_instant(tx, [held[input.slug].id])
+        held, at = await _hold_one(tx, input.slug)
         return await _change(tx, operation_id, held, at, NOTHING, [], wanted)
 
     wrong = _wrong_list(info, input.slug, input.user_ids)
     return await _mutate(info, idempotency_key, {"input": input}, wrong, work, input.user_ids, [input.slug])
+
+
+async def _hold_one(tx: AsyncConnection, slug: str) -> tuple[Mapping[str, Held], datetime]:
+    """The segment, which nobody else changes until the transaction ends, and when what we do to it happens."""
+    held = await segments.hold(tx, [slug])
+    if not held:
+        raise Refused([segment_not_found(slug, "input", "slug")])
+    return held, await segments.next_instant(tx, [held[slug].id])
 
 
 def _wrong_list(info: Info, slug: str, user_ids: Sequence[str]) -> list[UserError]:

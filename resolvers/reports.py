@@ -10,14 +10,11 @@ from strawberry import ID
 from db import reports, tasks, transactions
 from db.tables import TaskKind
 from resolvers.context import IdempotencyKey, Info
-from resolvers.errors import Refused, UserError, invalid, segment_not_found, too_many_items
+from resolvers.errors import TOLD, Refused, UserError, invalid, segment_not_found, too_many_items
 from resolvers.idempotency import Outcome
 from resolvers.mutations import mutate
 from resolvers.tasks import TaskPayload, payload
 from resolvers.values import wrong_slug, wrong_user_id
-
-# Of what is wrong with a long list so much is told.
-TOLD = 100
 
 
 @strawberry.input(description="The period is [from, to). Without userIds: every user. Without segments: every segment.")
