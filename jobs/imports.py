@@ -44,7 +44,7 @@ async def work(attempt: Attempt) -> None:
     except NoListError as error:
         raise HopelessError(str(error)) from error
     attempt.rows_done = importing.rows_done
-    await output.publish(attempt, partial(_rejects, task_id), {"lines": importing.state.lines})
+    await output.publish(attempt, partial(_rejects, task_id), counting=False)
     async with attempt.writer.begin() as tx:
         await staging.drop(tx, task_id)
 

@@ -20,12 +20,10 @@ Write = Callable[[bytes], Awaitable[None]]
 Copy = Callable[[AsyncConnection, Write], Awaitable[int]]
 
 
-async def publish(attempt: Attempt, copy: Copy, more: dict[str, Any] | None = None) -> None:
-    """Write the file and end the task with it; `more` is told of it besides."""
+async def publish(attempt: Attempt, copy: Copy, *, counting: bool = True) -> None:
+    """Write the file and end the task with it; `counting` when the file's rows are those that the task counts."""
     claim = attempt.claim
     path = files.path(claim.id, claim.attempt)
-    # An import has counted the rows of its own file by now.
-    counting = more is None
     try:
         result = await _write(attempt, copy, path, counting=counting)
     except BaseException:
@@ -34,7 +32,7 @@ async def publish(attempt: Attempt, copy: Copy, more: dict[str, Any] | None = No
     # Were the answer to COMMIT lost, the file would perhaps be published: from here on only who knows that it is not
     # may remove it.
     async with attempt.writer.begin() as tx:
-        published = await tasks.succeed(tx, claim, attempt.rows_done, result | (more or {}))
+        published = await tasks.succeed(tx, claim, attempt.rows_done, result)
     if not published:
         await _discard(attempt)
         raise LostError
