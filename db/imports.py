@@ -56,11 +56,16 @@ def _sliced(task_id: UUID) -> str:
 REFUSED = """
     (SELECT count(*) FROM refused) AS invalid, (SELECT count(*) FROM asked) AS asked
 """
-WRITTEN = f"""
-    SELECT (SELECT count(*) FROM written WHERE NOT was_member) AS added,
-           (SELECT count(*) FROM written WHERE was_member) AS updated,
-           0 AS removed, {REFUSED}, ARRAY(SELECT user_id FROM written) AS user_ids
-"""
+NOBODY = "CAST(ARRAY[] AS text[])"
+
+
+def _written(user_ids: str) -> str:
+    """What was `written`, counted, and whose lists that has changed."""
+    return f"""
+        SELECT (SELECT count(*) FROM written WHERE NOT was_member) AS added,
+               (SELECT count(*) FROM written WHERE was_member) AS updated,
+               0 AS removed, {REFUSED}, {user_ids} AS user_ids
+    """
 
 
 async def add(tx: AsyncConnection, task_id: UUID, change: Change, after: str, last: str | None) -> Applied:
@@ -75,7 +80,8 @@ async def add(tx: AsyncConnection, task_id: UUID, change: Change, after: str, la
     """
     any_there: bool = (await _run(tx, there, change, place)).scalar_one()
     write = bulk.WRITE if any_there else bulk.NEW
-    result = await _run(tx, f"WITH {_sliced(task_id)}, {write} {WRITTEN}", change, place)
+    counted = _written("ARRAY(SELECT user_id FROM written)")
+    result = await _run(tx, f"WITH {_sliced(task_id)}, {write} {counted}", change, place)
     return _applied(result.one())
 
 
@@ -120,7 +126,7 @@ async def try_out(
             SELECT m.user_id, m.expires_at <> asked.expires_at AS moved
             FROM asked JOIN memberships AS m USING (user_id, segment_id) WHERE m.expires_at > :at
         )
-        SELECT {counted}, {REFUSED}, CAST(ARRAY[] AS text[]) AS user_ids
+        SELECT {counted}, {REFUSED}, {NOBODY} AS user_ids
     """
     place = {"after": after, "last": last, "segment_id": change.segment_id}
     return _applied((await _run(tx, statement, change, place)).one())
@@ -163,8 +169,7 @@ async def replace(tx: AsyncConnection, task_id: UUID, change: Change) -> Applied
     if change.rolled_out:
         await _run(tx, bulk.ending_exclusions(_asked(rows)), change, place)
     note = f"noted AS (INSERT INTO {changed} SELECT user_id FROM written)"
-    counted = WRITTEN.replace("ARRAY(SELECT user_id FROM written)", "CAST(ARRAY[] AS text[])")
-    result = await _run(tx, f"WITH {_sliced(task_id)}, {bulk.WRITE}, {note} {counted}", change, place)
+    result = await _run(tx, f"WITH {_sliced(task_id)}, {bulk.WRITE}, {note} {_written(NOBODY)}", change, place)
     # These were not asked for.
     return dataclasses.replace(_applied(result.one()), removed=removed)
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -94,7 +95,7 @@ class Uploads:
         async with kept.writing(path, path.rpartition("/")[2]) as file:
             return await self._read(request, file.write)
 
-    async def _read(self, request: Request, write: Any = None) -> dict[str, Any]:
+    async def _read(self, request: Request, write: Callable[[bytes], Awaitable[None]] | None = None) -> dict[str, Any]:
         digest, size, beginning = hashlib.sha256(), 0, b""
         stream = aiter(request.stream())
         while True:
