@@ -12,6 +12,8 @@ NEVER = 2**63 - 1
 ALWAYS = -(2**63)
 # RFC 3339 with an offset: nothing is guessed, and no digit that was sent is dropped.
 INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
+# The longest lifetime, a century. More is a mistake in the unit, and would soon leave the calendar.
+TTL_DAYS = 36_500
 # The database's driver means `infinity` by it.
 TAKEN = datetime.max.replace(tzinfo=UTC)
 # No crystal of a server is worse; an estimate loses this much certainty with time.

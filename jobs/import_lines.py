@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from db.clock import parse_instant
+from db import user_ids
+from db.clock import TTL_DAYS, parse_instant
 from db.staging import Reject
+from db.user_ids import is_printable
 
-USER_ID_LENGTH = 128
-TTL_DAYS = 36_500
 # No good line is longer: an id takes four bytes a character at most, and may be quoted.
 LONGEST_LINE = 4_096
 SHOWN = 200
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f]")
 DAYS = re.compile("[0-9]{1,5}")
 QUOTED = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^",]*))*')
 DEFUSED = ("'=", "'+", "'-", "'@", "''")
@@ -173,13 +172,13 @@ def _user_id(field: str) -> str:
     user_id = field[1:] if field.startswith(DEFUSED) else field
     if not user_id:
         raise _Refused("EMPTY", "The user id is empty.")
-    if len(user_id) > USER_ID_LENGTH:
-        raise _Refused("TOO_LONG", f"A user id has at most {USER_ID_LENGTH} characters.")
-    if not (user_id.isascii() and user_id.isprintable()) and UNPRINTABLE.search(user_id):
+    if len(user_id) > user_ids.LENGTH:
+        raise _Refused("TOO_LONG", f"A user id has at most {user_ids.LENGTH} characters.")
+    if not is_printable(user_id):
         raise _Refused("CONTROL_CHARACTER", "A user id has no control characters.")
     return user_id
 
 
 def _shown(line: bytes) -> str:
     """So much of the line as fits into a file of text."""
-    return UNPRINTABLE.sub("�", line[: 4 * SHOWN].decode("utf-8", "replace"))[:SHOWN]
+    return user_ids.UNPRINTABLE.sub("�", line[: 4 * SHOWN].decode("utf-8", "replace"))[:SHOWN]

@@ -3,10 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from db.clock import TTL_DAYS
 from resolvers.errors import Refused, UserError, invalid
-
-# A century. More is a mistake in the unit, and would soon leave the calendar.
-TTL_DAYS = 36_500
 
 TTL_DAYS_DESCRIPTION = (
     "How long the memberships last: 1 to 36500 days of 86400 seconds each, from the database's clock. The end is the "

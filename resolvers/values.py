@@ -7,18 +7,17 @@ from typing import cast
 
 from strawberry import ID
 
+from db import user_ids
+from db.user_ids import is_printable
 from resolvers.errors import BadUserInput, UserError, invalid, key_invalid
 
-USER_ID_LENGTH = 128
 DESCRIPTION_LENGTH = 2_000
 MOST_PERCENT = 100
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,254}", re.ASCII)
 KEY = re.compile(r"[ -~]{8,128}", re.ASCII)
-# Unicode's control characters, and halves of surrogate pairs, which JSON can smuggle in but no store can keep.
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 UNPRINTABLE_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
-USER_ID = f"a user id has 1 to {USER_ID_LENGTH} characters, none of them a control character"
+USER_ID = f"a user id has 1 to {user_ids.LENGTH} characters, none of them a control character"
 
 
 class BigInt(int):
@@ -46,7 +45,7 @@ def unpacked(ids: list[ID]) -> list[ID]:
 
 
 def is_user_id(user_id: str) -> bool:
-    return 0 < len(user_id) <= USER_ID_LENGTH and not UNPRINTABLE.search(user_id)
+    return 0 < len(user_id) <= user_ids.LENGTH and is_printable(user_id)
 
 
 def require_user_id(user_id: str, argument: str) -> str:
@@ -57,7 +56,7 @@ def require_user_id(user_id: str, argument: str) -> str:
 
 def require_storable(value: str, argument: str) -> str:
     """Refuse what could not even be looked for."""
-    if UNPRINTABLE.search(value):
+    if not is_printable(value):
         raise BadUserInput(argument, "it has a control character.")
     return value
 
@@ -108,14 +107,10 @@ def distinct(slugs: Sequence[str]) -> list[tuple[int, str]]:
     return [(position, slug) for slug, position in first.items()]
 
 
-def wrong_user_ids(user_ids: Sequence[str], *path: str) -> list[UserError]:
+def wrong_user_ids(ids: Sequence[str], *path: str) -> list[UserError]:
     """Of a list of any length."""
     # All at once: that takes a tenth of the time.
-    lengths = set(map(len, user_ids))
-    together = "".join(user_ids)
-    printable = (together.isascii() and together.isprintable()) or not UNPRINTABLE.search(together)
-    if 0 not in lengths and max(lengths) <= USER_ID_LENGTH and printable:
+    lengths = set(map(len, ids))
+    if 0 not in lengths and max(lengths) <= user_ids.LENGTH and is_printable("".join(ids)):
         return []
-    return [
-        error for position, user_id in enumerate(user_ids) for error in wrong_user_id(user_id, *path, str(position))
-    ]
+    return [error for position, user_id in enumerate(ids) for error in wrong_user_id(user_id, *path, str(position))]
