@@ -1,7 +1,6 @@
 """The commands that ask a server, which may be anywhere: they know its URL and a token, and none of its settings."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +17,13 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from db.clock import parse_instant
 from server import client_state, client_tasks
 from server.client import Api, Failed, Json, Patience, Refused
 from server.client_bars import Bars, counted
 from server.client_tasks import EXPORT, IMPORT, REPORT, Work, fetch
 from server.transfers import Source
 
-INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 USER = """query ($id: ID!) { user(id: $id) {
   memberships { segment { slug } addedAt expiresAt source }
   history(first: 20) { nodes { at action slug expiresAt actor } pageInfo { hasNextPage } } } }"""
@@ -189,11 +188,9 @@ def _instant(option: str, value: str | None) -> str | None:
 
 def _is_instant(value: str) -> bool:
     try:
-        datetime.fromisoformat(value.upper())
-    except ValueError:
+        return parse_instant(value) is not None
+    except OverflowError:
         return False
-    # Python reads more than that.
-    return INSTANT.fullmatch(value) is not None
 
 
 def _check_source(file: Path, rejected: Path) -> None:
