@@ -59,6 +59,12 @@ async def look(client: Client, task_id: str) -> Any:
     return (await client.ask(TASK, id=task_id))["task"]
 
 
+async def is_all_there(client: Client, task_id: str) -> None:
+    done = await ended(client, task_id)
+    assert counts(done) == (45_000, 0, 0, 0, 1, 2)
+    assert await rejects(client, done) == [(45_001, "EMPTY"), (45_002, "DUPLICATE"), (45_003, "QUOTING")]
+
+
 async def test_a_killed_worker_loses_and_doubles_nothing(
     engine_of_its_own: AsyncEngine, prepared_url: str, serve: Serve, settings: Settings, tmp_path: Path
 ) -> None:
@@ -81,9 +87,7 @@ async def test_a_killed_worker_loses_and_doubles_nothing(
         # As if it had died before it told the cache.
         await let_leases_end(engine)
         async with process(tmp_path, prepared_url, settings.redis_url, WORKER, **environ):
-            done = await ended(client, task_id)
-        assert counts(done) == (45_000, 0, 0, 0, 1, 2)
-        assert await rejects(client, done) == [(45_001, "EMPTY"), (45_002, "DUPLICATE"), (45_003, "QUOTING")]
+            await is_all_there(client, task_id)
         assert await slugs(client, USERS[0]) == ["A"]
         assert await execute(engine, "SELECT attempt, failures FROM tasks") == [(2, 0)]
         assert await execute(engine, "SELECT count(*) FROM membership_events") == [(45_000,)]
@@ -115,7 +119,5 @@ async def test_rows_that_a_crash_of_the_database_took_are_read_again(
         await execute(engine, f"TRUNCATE {table}")
         await let_leases_end(engine)
         async with process(tmp_path, prepared_url, settings.redis_url, WORKER, **environ):
-            done = await ended(client, task_id)
-        assert counts(done) == (45_000, 0, 0, 0, 1, 2)
-        assert await rejects(client, done) == [(45_001, "EMPTY"), (45_002, "DUPLICATE"), (45_003, "QUOTING")]
+            await is_all_there(client, task_id)
     assert await verified(prepared_url, tmp_path / "files") == []

@@ -390,9 +390,12 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 async def test_what_does_not_fit_is_found(busy: Place, database_url: str, name: str) -> None:
-    corruption = CORRUPTIONS[name]
+    await finds(busy, database_url, CORRUPTIONS[name])
+
+
+async def finds(place: Place, database_url: str, corruption: Corruption) -> None:
     await query(database_url, corruption.statement)
-    report = await busy.report()
+    report = await place.report()
     assert found(report) == corruption.found, sentences(report)
     assert report.differences == sum(corruption.found.values())
     assert any(corruption.sentence in sentence for sentence in sentences(report)), sentences(report)

@@ -17,7 +17,7 @@ from operations import ERRORS, UPDATE, change, create, new_key
 from sqlalchemy.ext.asyncio import AsyncEngine
 from test_bulk import add, changes, remove
 from test_bulk import counts as counts_of_bulk
-from test_verify import Busy, Corruption, Place, found, lived, looking, sentences
+from test_verify import Busy, Corruption, Place, finds, found, lived, looking, sentences
 
 from db import files, verified_operations
 from db.files import Files
@@ -257,11 +257,7 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 async def test_what_does_not_fit_is_found(busy: Place, database_url: str, name: str) -> None:
-    corruption = CORRUPTIONS[name]
-    await query(database_url, corruption.statement)
-    report = await busy.report()
-    assert found(report) == corruption.found, sentences(report)
-    assert any(corruption.sentence in sentence for sentence in sentences(report)), sentences(report)
+    await finds(busy, database_url, CORRUPTIONS[name])
 
 
 @pytest.mark.parametrize("kind", ["IMPORT", "EXPORT"])
