@@ -137,13 +137,16 @@ def test_the_data_directory_may_be_relative(empty_place: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["deep" * 40, "a,b:c", "100% ü?#&+'$x"])
-def test_any_path_will_do(empty_place: Path, name: str) -> None:
-    private = set(Path(tempfile.gettempdir()).glob("segmentql-*"))
+def test_any_path_will_do(empty_place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A folder of its own for temporary files: other tests are at work in the common one.
+    own = empty_place / "tmp"
+    own.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
     with embedded.running(empty_place / name, durable=False) as servers:
         assert sql(servers, "SELECT 1") == [(1,)]
         assert command(servers, "PING") is True
     assert processes(empty_place) == []
-    assert [path for path in Path(tempfile.gettempdir()).glob("segmentql-*") if path not in private] == []
+    assert list(own.iterdir()) == []
 
 
 def test_a_second_process_is_told_where_the_first_serves(place: Path) -> None:
