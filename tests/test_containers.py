@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 from subprocess import DEVNULL
 
 import pytest
+from packaging.requirements import Requirement
 
 from server.settings import from_environ
 
@@ -145,11 +146,40 @@ def build(stage: Path) -> None:
         (stage / "bin" / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {option} "$@"\n')
         (stage / "bin" / name).chmod(0o755)
     environ = os.environ | {"PATH": f"{stage}/bin:{os.environ['PATH']}", "PIP_QUIET": "2"}
-    tools, *commands = instructions("RUN")[:-1]
-    assert tools == "pip install --no-compile --require-hashes -r requirements.lock"  # as `make test` has done for us
-    for command in commands:
+
+    def run(command: str) -> None:
         here = command.replace(INSTALLED, "../opt").replace(f"{BUILD}/", "./")
         subprocess.run(here, shell=True, cwd=stage / "build", env=environ, check=True)
+
+    tools, dependencies, ours, _ = instructions("RUN")
+    assert tools == "pip install --no-compile --require-hashes -r requirements.lock"  # as `make test` has done for us
+    environment, _, installation = dependencies.partition(" && ")
+    run(environment)
+    # Done for us likewise, the versions being the same: reading the index takes pip a hundred times as long as this.
+    assert (
+        installation.strip()
+        == f"pip --python {INSTALLED}/bin/python install --require-hashes -r requirements-image.lock"
+    )
+    for name, wanted in locked("requirements-image.lock").items():
+        installed = distribution(name)
+        assert installed.version == wanted
+        link_installed(installed, next((stage / "opt" / "lib").iterdir()) / "site-packages")
+    run(ours)
+
+
+def locked(lock: str) -> dict[str, str]:
+    """The versions of what that lock installs on this system."""
+    lines = re.findall(r"^([\w.-]+==[^\\\n]*)", (ROOT / lock).read_text(), re.MULTILINE)
+    wanted = [Requirement(line) for line in lines]
+    return {each.name: str(each.specifier)[2:] for each in wanted if each.marker is None or each.marker.evaluate()}
+
+
+def link_installed(installed: Distribution, folder: Path) -> None:
+    for file in installed.files or ():
+        if ".." in file.parts or not Path(str(file.locate())).exists():
+            continue  # its scripts, which are not called, and what was never compiled
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).symlink_to(str(file.locate()))
 
 
 def files_of(folder: str) -> set[str]:
