@@ -7,13 +7,13 @@ import io
 import os
 import re
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGKILL
 from typing import Any
 
+import forking
 from conftest import ROOT, Client
 from operations import ERRORS, new_key
 from sqlalchemy import text
@@ -33,7 +33,7 @@ TASK = f"query ($id: ID!) {{ task(id: $id) {{ {TASK_FIELDS} }} }}"
 TASKS = f"""query ($first: Int! = 20, $after: String, $kind: TaskKind, $status: TaskStatus) {{
   tasks(first: $first, after: $after, kind: $kind, status: $status) {{
     nodes {{ {TASK_FIELDS} }} pageInfo {{ hasNextPage endCursor }} }} }}"""
-WORKER = [sys.executable, "-m", "server", "worker"]
+WORKER = ["worker"]
 BEGINNING = "2020-01-01T00:00:00Z"
 
 
@@ -133,10 +133,16 @@ async def purged(engine: AsyncEngine, runs: int = 1) -> None:
 class Process:
     """A process of its own, and what it says."""
 
+    process: subprocess.Popen[bytes] | forking.Command
+
     def __init__(self, folder: Path, environ: dict[str, str], command: list[str]) -> None:
         self.log = folder / f"{len(list(folder.glob('*.log')))}.log"
+        environ = os.environ | environ
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, env=os.environ | environ, stdout=log, stderr=log, cwd=ROOT)
+            if command == WORKER:
+                self.process = forking.Command(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+            else:
+                self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
 
     def said(self, pattern: str) -> bool:
         return re.search(pattern, self.log.read_text()) is not None

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import forking
 import httpx
 import pytest
 from databases import query, sql
@@ -32,6 +33,7 @@ from server.settings import Settings, StartError
 from server.stop import Stop
 
 ROOT = Path(__file__).parents[1]
+Started = subprocess.Popen[bytes] | forking.Command
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
@@ -39,7 +41,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 class Service:
     """A process that serves."""
 
-    process: subprocess.Popen[str]
+    process: Started
     url: str
     log: Path
 
@@ -397,7 +399,8 @@ def test_others_are_not_let_in(host: str) -> None:
     with pytest.raises(StartError) as refused:
         serve(Settings(host=host))
     assert str(refused.value) == (
-        f"Refusing to serve without authentication on {host}, which others can reach: use --host 127.0.0.1, "
+        f"Refusing to serve without authentication on {host}, which others can reach: set "
+        "SEGMENTQL_AUTHENTICATION=required and make tokens with `segmentql token create`, use --host 127.0.0.1, "
         "or set SEGMENTQL_UNAUTHENTICATED=anywhere where the network itself keeps strangers out."
     )
 
@@ -440,13 +443,17 @@ def test_it_knows_its_version(empty_place: Path) -> None:
 
 
 @contextmanager
-def started(place: Path, *arguments: str | Path, **settings: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def started(place: Path, *arguments: str | Path, **settings: str) -> Iterator[tuple[Started, Path]]:
     """A process, and where its log is; ended with the block, if it has not by then."""
+    environ = environment(settings)
+    process: Started
     with (place / "stdout").open("w") as stdout, (place / "stderr").open("w") as stderr:
-        command = [sys.executable, "-m", "server", *map(str, arguments)]
-        process = subprocess.Popen(
-            command, cwd=place, env=environment(settings), stdout=stdout, stderr=stderr, text=True
-        )
+        if "--workers" in arguments:
+            # Which starts others of its kind, by the program that it is itself.
+            command = [sys.executable, "-m", "server", *map(str, arguments)]
+            process = subprocess.Popen(command, cwd=place, env=environ, stdout=stdout, stderr=stderr)
+        else:
+            process = forking.Command(arguments, cwd=place, env=environ, stdout=stdout, stderr=stderr)
     with process:
         try:
             yield process, place / "stderr"
@@ -469,10 +476,11 @@ def serving(place: Path, *arguments: str | Path, **settings: str) -> Iterator[Se
 
 def segmentql(place: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run to its end."""
+    environ = environment(settings)
+    if "--workers" not in arguments:
+        return forking.run(arguments, cwd=place, env=environ)
     command = [sys.executable, "-m", "server", *arguments]
-    return subprocess.run(
-        command, cwd=place, env=environment(settings), capture_output=True, text=True, timeout=100, check=False
-    )
+    return subprocess.run(command, cwd=place, env=environ, capture_output=True, text=True, timeout=100, check=False)
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:

@@ -2,14 +2,13 @@
 
 import asyncio
 import dataclasses
-import subprocess
-import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import forking
 import pytest
 from background import verified
 from conftest import ROOT, Serve
@@ -206,14 +205,8 @@ def test_the_command_refuses_a_database_in_use_in_one_line(place: Settings) -> N
     assert place.database_url is not None
     assert place.redis_url is not None
     sql(place.database_url, "INSERT INTO segments (slug, version) VALUES ('OURS', 1)")
-    refused = subprocess.run(
-        [sys.executable, "-m", "server", "load-demo"],
-        cwd=ROOT,
-        env={"SEGMENTQL_DATABASE_URL": place.database_url, "SEGMENTQL_REDIS_URL": place.redis_url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    urls = {"SEGMENTQL_DATABASE_URL": place.database_url, "SEGMENTQL_REDIS_URL": place.redis_url}
+    refused = forking.run(["load-demo"], cwd=ROOT, env=urls)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.splitlines()[-1] == (
         "segmentql: The database has segments or operations already, or is just getting some: "

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import forking
 import httpx
 import pytest
 from background import ask_for_report, execute, finished
@@ -598,9 +598,7 @@ def test_the_command_says_what_it_looked_at_and_fails_when_something_differs(
             "SEGMENTQL_REDIS_URL": servers.redis_url,
             "SEGMENTQL_FILES": str(folder),
         }
-        command = [sys.executable, "-m", "server", "verify", *options]
-        environ = os.environ | settings | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        return forking.run(["verify", *options], cwd=ROOT, env=os.environ | settings)
 
     well = run("--checksums")
     assert (well.returncode, [line.split() for line in well.stdout.splitlines()]) == (
