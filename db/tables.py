@@ -61,6 +61,14 @@ class TaskStatus(StrEnum):
     CANCELED = "CANCELED"
 
 
+class Scope(StrEnum):
+    """What a caller may do; each may do also what those before it may."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
 class RunState(StrEnum):
     """How far a run of a scheduled job has come."""
 
@@ -258,4 +266,23 @@ secrets = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
+)
+
+# Who may ask for what. Several of one name are one caller's: the old one and the new one while they are exchanged.
+tokens = Table(
+    "tokens",
+    metadata,
+    # Part of the token itself.
+    Column("id", identifier, primary_key=True),
+    # Whose it is: the client of operations and tasks.
+    Column("name", identifier, nullable=False),
+    Column("scope", Enum(*(scope.value for scope in Scope), name="token_scope"), nullable=False),
+    # SHA-256 of the secret, which nobody but the caller has.
+    Column("hash", LargeBinary, nullable=False),
+    Column("created_at", instant, nullable=False, server_default=text("now()")),
+    # Null: never.
+    Column("expires_at", instant),
+    Column("revoked_at", instant),
+    # To the minute.
+    Column("last_used_at", instant),
 )
