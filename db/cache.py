@@ -13,7 +13,6 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +22,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
+from db import metrics
 from db.cache_format import (
     ANNOUNCE,
     CLOSE,
@@ -36,6 +36,8 @@ from db.cache_format import (
     STATE,
     TAKE_LEASES,
     USER,
+    Fetched,
+    Leased,
     State,
     key,
     new_generation,
@@ -63,25 +65,6 @@ CLOSED_MS = 60_000
 TURNS = 20
 PROBE_SECONDS = 0.1
 HEALTH_SECONDS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    # None: nobody has said yet which generation and version count.
-    state: State | None
-    # In the order asked: a packed list, or None.
-    lists: list[memoryview | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    lease: bytes
-    # Users whose lists are now ours to read from PostgreSQL and to `fill`.
-    ours: list[str]
-    # Lists that somebody else has stored meanwhile.
-    lists: dict[str, memoryview]
-    # Users whose lists somebody else is reading, with that reader's lease.
-    others: dict[str, bytes]
 
 
 class Cache:
@@ -169,7 +152,13 @@ class Cache:
         for packed in lists.values():
             args += [LIST + generation + packed, random.randint(*TTL_MS)]  # noqa: S311  # spreads load, keeps no secret
         keys = [key(user_id) for user_id in lists]
-        return await self._read(lambda: self._fill(keys=keys, args=args)) or 0
+        stored: int = await self._read(lambda: self._fill(keys=keys, args=args)) or 0
+        metrics.cache_fills.inc(stored)
+        return stored
+
+    async def run(self, script: str, keys: Sequence[bytes], args: Sequence[int]) -> Any:
+        """What a script answers that has nothing to do with lists, or None when that cannot be had."""
+        return await self._read(lambda: self._redis.register_script(script)(keys=keys, args=args))
 
     async def plant(self, catalogue_version: int) -> State | None:
         """Begin a generation at that version, if there is none; the one that counts is returned."""
@@ -238,6 +227,7 @@ class Cache:
         except OutOfMemoryError:
             return None  # Redis is well and merely full: what is not stored is read from PostgreSQL
         except (RedisError, OSError, TimeoutError) as error:
+            metrics.redis_failures.inc()
             self._failures += 1
             if self._failures >= FAILURES:
                 self._leave(error)
@@ -258,6 +248,7 @@ class Cache:
             # Only removing is possible. Without the state everyone asks PostgreSQL.
             await self.renounce()
         except (RedisError, OSError, TimeoutError) as error:
+            metrics.redis_failures.inc()
             self._leave(error)
 
     async def _in_time(self, command: Callable[[], Awaitable[object]], seconds: float | None = None) -> object:
@@ -288,7 +279,9 @@ class Cache:
         self._untold += 1
         if self.available:
             log.warning("Redis does not answer, reads go to PostgreSQL: %s", str(error) or type(error).__name__)
+            metrics.redis_left.inc()
         self.available = False
+        metrics.redis_available.set(0)
 
     async def _watch(self) -> None:
         while True:
@@ -301,10 +294,12 @@ class Cache:
         try:
             await self._in_time(self._redis.ping if untold == 0 else self._remove_state, HEALTH_SECONDS)
         except (RedisError, OSError, TimeoutError) as error:
+            metrics.redis_failures.inc()
             self._leave(error)
             return
         # A change that was made while the answer was on its way may have come too late for it: once more.
         if was_available or self._untold != untold:
             return
         self._untold, self._failures, self.available = 0, 0, True
+        metrics.redis_available.set(1)
         log.info("Redis answers, reads use it")

@@ -76,6 +76,25 @@ class State:
     catalogue_version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    # None: nobody has said yet which generation and version count.
+    state: State | None
+    # In the order asked: a packed list, or None.
+    lists: list[memoryview | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    lease: bytes
+    # Users whose lists are now ours to read from PostgreSQL and to `fill`.
+    ours: list[str]
+    # Lists that somebody else has stored meanwhile.
+    lists: dict[str, memoryview]
+    # Users whose lists somebody else is reading, with that reader's lease.
+    others: dict[str, bytes]
+
+
 def key(user_id: str) -> bytes:
     return USER + user_id.encode()
 

@@ -149,6 +149,28 @@ async def bury(tx: AsyncConnection) -> int:
     return result.rowcount
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """The tasks of a kind that wait, or run."""
+
+    kind: TaskKind
+    status: TaskStatus
+    tasks: int
+    # For how long the oldest one could have been begun, or has been at work.
+    oldest_seconds: float
+
+
+async def unfinished(conn: AsyncConnection) -> list[Unfinished]:
+    result = await conn.execute(
+        text("""
+            SELECT kind, status, count(*), greatest(0, extract(epoch FROM clock_timestamp()
+                - min(CASE status WHEN 'QUEUED' THEN run_after ELSE started_at END)))::float8
+            FROM tasks WHERE status IN ('QUEUED', 'RUNNING') GROUP BY kind, status
+        """)
+    )
+    return [Unfinished(TaskKind(kind), TaskStatus(status), *counts) for kind, status, *counts in result]
+
+
 # A report begins anew; what a cleanup or an import has done is done. An import waits for what it imports.
 CLAIM = text("""
     UPDATE tasks

@@ -10,6 +10,7 @@ import strawberry
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db.cache import Cache
+from resolvers.callers import Caller
 from resolvers.catalogue import Catalogue
 from resolvers.errors import LimitExceeded
 from resolvers.idempotency import Operations
@@ -70,8 +71,12 @@ class Context:
     wake: Callable[[], None]
     # What callers have to put in front of our paths.
     origin: Callable[[], str]
-    # Whose mutations and keys these are.
-    client: str
+    caller: Caller
+
+    @property
+    def client(self) -> str:
+        """Whose mutations, keys and tasks these are."""
+        return self.caller.client
 
     @asynccontextmanager
     async def querying(self) -> AsyncIterator[AsyncConnection]:

@@ -133,6 +133,31 @@ class LimitExceeded(ApiError):
     code = "LIMIT_EXCEEDED"
 
 
+class Unauthenticated(ApiError):
+    """One message for all reasons: who tries tokens learns nothing from it."""
+
+    code = "UNAUTHENTICATED"
+
+    def __init__(self) -> None:
+        super().__init__("A token is needed that is good: send it as `Authorization: Bearer <token>`.")
+
+
+class Forbidden(ApiError):
+    code = "FORBIDDEN"
+
+
+class RateLimited(ApiError):
+    code = "RATE_LIMITED"
+
+    def __init__(self, retry_ms: int) -> None:
+        super().__init__(f"You have asked for too much at once. Try again in {retry_ms} ms.")
+        self.retry_ms = retry_ms
+
+    @property
+    def extensions(self) -> dict[str, object]:
+        return {"code": self.code, "retryAfterMs": self.retry_ms}
+
+
 class Overloaded(ApiError):
     code = "OVERLOADED"
 

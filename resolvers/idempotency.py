@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db import operations
-from resolvers.errors import Refused, in_progress, key_reused
+from resolvers.errors import Overloaded, Refused, in_progress, key_reused
+from resolvers.places import Places
 
 # What PostgreSQL undoes because of somebody else: nothing was answered yet, so it is simply done again.
 SERIALIZATION_FAILURE, DEADLOCK, LOCK_TIMEOUT = "40001", "40P01", "55P03"
@@ -61,21 +62,29 @@ def request(client: str, key: str, kind: str, **arguments: object) -> Request:
 class Operations:
     """The mutations of this process that are at work."""
 
-    def __init__(self, writer: AsyncEngine) -> None:
+    def __init__(self, writer: AsyncEngine, most: int) -> None:
         self._writer = writer
+        # Of those who wait for an answer, and of what is at work, which may outlast them.
+        self._callers = Places(most)
+        self._most = most
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Done]]] = {}
 
     async def once(self, request: Request, work: Work, committed: Committed, turn: Turn = nullcontext) -> Done:
         """Do `work` in a transaction, unless its key was used: then what came of it the first time is the answer.
 
         `work` gets the transaction and the operation's id. `committed` runs after the commit and before the answer,
-        for replays too: a retry makes up for a first call that died in between. Raises `Refused`.
+        for replays too: a retry makes up for a first call that died in between. Raises `Refused`, and Overloaded when
+        as much is at work as may be.
 
         Work that may have to wait does so for its turn first, without a connection: so it leaves some to others.
 
         The work goes on when its caller is cancelled. Duplicates that arrive meanwhile wait for it without a
         connection, so a storm of retries of one slow key takes nothing from others.
         """
+        with self._callers.one():
+            return await self._once(request, work, committed, turn)
+
+    async def _once(self, request: Request, work: Work, committed: Committed, turn: Turn) -> Done:
         place = (request.client, request.key)
         while (running := self._running.get(place)) is not None:
             fingerprint, task = running
@@ -87,6 +96,8 @@ class Operations:
             if not task.cancelled() and task.exception() is None:
                 raise Refused([key_reused()])
             # The other request failed and has left the key unused.
+        if len(self._running) >= self._most:
+            raise Overloaded
         task = asyncio.create_task(self._run(request, work, committed, turn))
         self._running[place] = (request.fingerprint, task)
         task.add_done_callback(lambda _: self._running.pop(place))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from resolvers import idempotency
+from resolvers import facts, idempotency, metrics
 from resolvers.context import Info
 from resolvers.errors import Refused, UserError
 from resolvers.idempotency import Committed, Done, Outcome, Turn, Work
@@ -30,9 +30,20 @@ async def mutate(
     """
     errors = [*wrong_key(key), *wrong]
     if errors:
-        return None, errors
+        return None, _refused(errors)
     request = idempotency.request(info.context.client, key, info.field_name, **arguments)
     try:
-        return await info.context.operations.once(request, work, committed, turn), []
+        done = await info.context.operations.once(request, work, committed, turn)
     except Refused as refused:
-        return None, refused.errors
+        return None, _refused(refused.errors)
+    if done.replayed:
+        facts.current().replayed = True
+        metrics.replays.labels(info.field_name).inc()
+    return done, []
+
+
+def _refused(errors: list[UserError]) -> list[UserError]:
+    noted = facts.current()
+    noted.code = noted.code or errors[0].code.value
+    metrics.refusals.labels(errors[0].code.value).inc()
+    return errors

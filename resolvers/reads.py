@@ -1,68 +1,28 @@
 """Which segments users are in: from Redis where it has the answer, from PostgreSQL where it has not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from itertools import islice
+from collections.abc import Coroutine, Mapping, Sequence
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import memberships
-from db.cache import Cache, Leased
-from db.cache_format import State
+from db.cache import Cache
+from db.cache_format import Leased, State
 from db.clock import NEVER, Clock
 from db.memberships import EXCLUDED, Membership, MembershipSource, Packed
+from resolvers import facts, gathering, metrics
 from resolvers.catalogue import Catalogue
+from resolvers.gathering import Gathering, settle
 
-# Of one command or statement; more are sent in several.
-BATCH = 1_000
 # How long a reader waits for one in another process that is just reading the same list, before it reads for itself.
 WAITS = (0.005, 0.01, 0.02)
 
-Waiting = dict[str, "asyncio.Future[list[Membership]]"]
+Waiting = gathering.Waiting[list[Membership]]
 
 
-class Gathering:
-    """Collects what concurrent callers ask for while the previous batch is under way, and asks for it once."""
-
-    def __init__(self, send: Callable[[Waiting], Awaitable[None]]) -> None:
-        self._send = send
-        self._waiting: Waiting = {}
-        self._sender: asyncio.Task[None] | None = None
-
-    async def ask(self, user_id: str) -> list[Membership]:
-        answer = self._waiting.get(user_id)
-        if answer is None:
-            answer = self._waiting[user_id] = asyncio.get_running_loop().create_future()
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._run())
-        # Shielded: a caller that is cancelled takes the answer from nobody else.
-        return await asyncio.shield(answer)
-
-    async def _run(self) -> None:
-        try:
-            while self._waiting:
-                batch = dict(islice(self._waiting.items(), BATCH))
-                for user_id in batch:
-                    del self._waiting[user_id]
-                await settle(batch, self._send(batch))
-        finally:
-            self._sender = None
-
-
-async def settle(batch: Waiting, work: Awaitable[None]) -> None:
-    """Do the work, and let its failure be the answer of everyone in the batch who has none."""
-    try:
-        await work
-    except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
-        for answer in batch.values():
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()  # a caller may have left; the failure is not lost with it
-    except asyncio.CancelledError:
-        for answer in batch.values():
-            answer.cancel()
-        raise
+class FromCache(list[Membership]):
+    """Memberships that the cache had."""
 
 
 class Reads:
@@ -81,7 +41,18 @@ class Reads:
 
     async def memberships(self, user_id: str, *, latest: bool = False) -> list[Membership]:
         """The user's active memberships, ordered by slug. Nothing that was acknowledged before the call is missing."""
-        return await (self._latest if latest else self._cached).ask(user_id)
+        if latest:
+            metrics.bypasses.inc()
+            return await self._latest.ask(user_id)
+        found = await self._cached.ask(user_id)
+        noted = facts.current()
+        if isinstance(found, FromCache):
+            noted.cache_hits += 1
+            metrics.hits.inc()
+        else:
+            noted.cache_misses += 1
+            metrics.misses.inc()
+        return found
 
     async def finish(self) -> None:
         """Wait for reads that are under way."""
@@ -100,7 +71,7 @@ class Reads:
         missed: Waiting = {}
         for (user_id, answer), packed in zip(batch.items(), fetched.lists, strict=True):
             if counts and packed is not None:
-                await self._answer(user_id, answer, packed)
+                await self._answer(user_id, answer, packed, FromCache)
             else:
                 missed[user_id] = answer
         if missed and state is not None:
@@ -116,6 +87,7 @@ class Reads:
             return
         for user_id, packed in leased.lists.items():
             await self._answer(user_id, batch[user_id], packed)
+        metrics.lease_waits.inc(len(leased.others))
         joined: dict[bytes, Waiting] = {}
         for user_id, lease in leased.others.items():
             joined.setdefault(lease, {})[user_id] = batch[user_id]
@@ -193,12 +165,16 @@ class Reads:
             await self._answer(user_id, answer, packed.lists.get(user_id, b""))
 
     async def _answer(
-        self, user_id: str, answer: "asyncio.Future[list[Membership]]", packed: bytes | memoryview
+        self,
+        user_id: str,
+        answer: "asyncio.Future[list[Membership]]",
+        packed: bytes | memoryview,
+        found: type[list[Membership]] = list,
     ) -> None:
         if not all(self._catalogue.knows(segment_id) for segment_id, _, _ in memberships.unpacked(packed)):
             await self._catalogue.refresh()
         if not answer.done():
-            answer.set_result(self._active(user_id, packed))
+            answer.set_result(found(self._active(user_id, packed)))
 
     def _active(self, user_id: str, packed: bytes | memoryview) -> list[Membership]:
         now, active, decided = self._clock.now(), [], set()

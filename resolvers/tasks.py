@@ -141,14 +141,15 @@ async def file(task: strawberry.Parent[Task], info: Info) -> TaskFile | None:
     result = task.result
     if task.status is not TaskStatus.SUCCEEDED or result is None or task.file_removed_at is not None:
         return None
-    link = await info.context.links.make(task.id, result["attempt"], info.context.origin())
+    context = info.context
+    link = await context.links.make(task.id, result["attempt"], context.origin(), context.caller)
     return TaskFile(link.url, link.expires_at, result["bytes"], result["rows"], result["sha256"])
 
 
 def upload_url(task: strawberry.Parent[Task], info: Info) -> str | None:
     if task.kind is not TaskKind.IMPORT or task.status is not TaskStatus.QUEUED or task.upload is not None:
         return None
-    return info.context.links.upload(task.id, info.context.origin())
+    return info.context.links.upload(task.id, info.context.origin(), info.context.caller)
 
 
 def import_result(task: strawberry.Parent[Task]) -> ImportResult | None:

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
+from resolvers.places import Places
+
 
 class Turns:
     """Of this process. While somebody holds a segment, changes of it take some connections and not all."""
 
-    def __init__(self, of_segment: int, of_all: int | None = None) -> None:
+    def __init__(self, places: Places, of_segment: int, of_all: int | None = None) -> None:
+        self._places = places
         self._of_segment = of_segment
         self._of_all = None if of_all is None else asyncio.Semaphore(of_all)
         # By slug, with the number of those who have it or wait for it.
@@ -16,7 +19,16 @@ class Turns:
 
     @asynccontextmanager
     async def of(self, slugs: Collection[str]) -> AsyncIterator[None]:
-        """Wait for a turn at each of the segments, in one order, and then for one at all."""
+        """Wait for a turn at each of the segments, in one order, and then for one at all.
+
+        Raises Overloaded when too many wait already.
+        """
+        with self._places.one():
+            async with self._turn(slugs):
+                yield
+
+    @asynccontextmanager
+    async def _turn(self, slugs: Collection[str]) -> AsyncIterator[None]:
         taken: list[asyncio.Semaphore] = []
         ordered = sorted(set(slugs))
         for slug in ordered:

@@ -1,0 +1,17 @@
+"""What resolvers count, for Prometheus."""
+
+from prometheus_client import Counter
+
+cache_lookups = Counter(
+    "segmentql_cache_lookups_total",
+    "Users whose memberships were asked for: hit in Redis, or miss, or bypass where the caller wanted the latest.",
+    ["result"],
+)
+hits, misses, bypasses = (cache_lookups.labels(result) for result in ("hit", "miss", "bypass"))
+lease_waits = Counter(
+    "segmentql_cache_lease_waits_total", "Users whose lists somebody else was just reading, and was waited for."
+)
+refusals = Counter("segmentql_mutation_refusals_total", "Mutations that were refused, by the first code.", ["code"])
+replays = Counter(
+    "segmentql_mutation_replays_total", "Mutations that were answered as an earlier call with their key.", ["mutation"]
+)
