@@ -6,14 +6,24 @@ from typing import Any
 import strawberry
 from graphql import GraphQLInputObjectType, GraphQLObjectType, GraphQLSchema, Undefined
 
+from db.tables import Scope
+from schema.costs import COST, Cost
 
-def resolved_by(resolver: Callable[..., Any], description: str) -> Any:
-    """A field computed by `resolver`.
+# Under which a field keeps its scope.
+SCOPE = "scope"
+
+
+def resolved_by(
+    resolver: Callable[..., Any], description: str, scope: Scope | None = None, *, cost: Cost | None = None
+) -> Any:
+    """A field computed by `resolver`; on Query and Mutation `scope` says who may ask for it, and without it nobody may.
+
+    What it costs is paid besides the point that every operation costs.
 
     The annotation on the class is the GraphQL type. The resolver returns a plain record with the same attributes, so
     the two Python types differ and this returns Any.
     """
-    return strawberry.field(resolver=resolver, description=description)
+    return strawberry.field(resolver=resolver, description=description, metadata={SCOPE: scope, COST: cost})
 
 
 def described(description: str) -> Any:

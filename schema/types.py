@@ -11,8 +11,12 @@ from resolvers.errors import UserErrorCode
 from resolvers.imports import ImportMode
 from resolvers.users import Freshness
 from resolvers.values import BigInt
+from schema.costs import counting, listing, page
 from schema.enums import enum
 from schema.fields import described, resolved_by
+
+# How many there are of one user nobody says beforehand.
+SOME = listing("only", otherwise=10)
 
 enum(
     Freshness,
@@ -89,11 +93,12 @@ class Segment:
     updated_at: datetime = described("When it was created, last changed, or deleted.")
     deleted_at: datetime | None = described("When it was deleted and all its memberships ended; null while it is live.")
     member_count: "MemberCount" = resolved_by(
-        members.member_count, "Explicit members active now, counted exactly up to `limit`."
+        members.member_count, "Explicit members active now, counted exactly up to `limit`.", cost=counting("limit")
     )
     members: "SegmentMemberConnection" = resolved_by(
         members.list_members,
         "Explicit members active now, in the order of their ids; whom a rollout takes in nobody knows.",
+        cost=page("first"),
     )
 
 
@@ -178,17 +183,20 @@ class User:
     segments: list[Segment] = resolved_by(
         users.user_segments,
         "The user's active segments now, ordered by slug: never one that has expired or was deleted.",
+        cost=SOME,
     )
     memberships: list[Membership] = resolved_by(
         users.user_memberships,
         "The same as `segments`, with when, until and why; or, with `at`, what it would have been then. Segments that "
         "were deleted since are among those.",
+        cost=SOME,
     )
     is_in: bool = resolved_by(users.is_in, "Whether the user is in the segment now.")
     history: MembershipEventConnection = resolved_by(
         users.user_history,
         "Every begin, change of expiry and end of the user's memberships, newest first, those by rollouts among them: "
         "of each segment beginnings and ends alternate.",
+        cost=page("first"),
     )
 
 

@@ -1,0 +1,111 @@
+"""How large an argument is, as it stands in a document or comes in a variable: a number, or the length of a list.
+
+Nothing here raises. What is odd is counted as one: GraphQL, or the resolver, refuses it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphql import (
+    BooleanValueNode,
+    IntValueNode,
+    ListValueNode,
+    NullValueNode,
+    ObjectValueNode,
+    SelectionNode,
+    StringValueNode,
+    Undefined,
+    ValueNode,
+    VariableNode,
+)
+
+Variables = Mapping[str, Any]
+# Known from the document, or only with the variables.
+Sized = int | Callable[[Variables], int]
+# Of a number that any argument may be.
+DIGITS = 10
+ODD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is looked at: from a field's argument down, through inputs and the elements of lists."""
+
+    argument: str
+    path: tuple[str, ...] = ()
+    # Of a number, from where on it is refused anyway; None: it is a list.
+    most: int | None = None
+
+
+def size(measure: Measure, node: ValueNode | None, absent: int) -> Sized:
+    """The size of what was written for the argument; `absent` when there is nothing."""
+    if node is None:
+        return absent
+    if _has_variables(node):
+        return lambda variables: _or(_size(measure, measure.path, node, variables), absent)
+    return _or(_size(measure, measure.path, node, {}), absent)
+
+
+def included(node: SelectionNode, variables: Variables) -> bool:
+    """What `@skip` and `@include` say."""
+    for directive in node.directives or ():
+        unwanted = {"include": False, "skip": True}.get(directive.name.value)
+        for argument in directive.arguments or ():
+            value: object = argument.value
+            if isinstance(value, VariableNode):
+                value = variables.get(value.name.value)
+            if isinstance(value, BooleanValueNode):
+                value = value.value
+            if unwanted is not None and value is unwanted:
+                return False
+    return True
+
+
+def size_of(measure: Measure, value: object) -> int | None:
+    """The same of a value; None when there is none."""
+    return _size(measure, measure.path, value, {})
+
+
+def _size(measure: Measure, path: Sequence[str], given: object, variables: Variables) -> int | None:
+    """Of a value, or of what stands for one in a document: a variable's default does, too."""
+    if isinstance(given, VariableNode):
+        given = variables.get(given.name.value)
+    if given is None or given is Undefined or isinstance(given, NullValueNode):
+        return None
+    elements = given.values if isinstance(given, ListValueNode) else given
+    if isinstance(elements, list | tuple):
+        if not path:
+            return len(elements)
+        return sum(_or(_size(measure, path[1:], _part(each, path[0], variables), variables), 0) for each in elements)
+    if path:
+        return _size(measure, path[1:], _part(given, path[0], variables), variables)
+    return ODD if measure.most is None else _number(given, measure.most)
+
+
+def _part(given: object, name: str, variables: Variables) -> object:
+    if isinstance(given, VariableNode):
+        given = variables.get(given.name.value)
+    if isinstance(given, ObjectValueNode):
+        return next((field.value for field in given.fields if field.name.value == name), None)
+    return given.get(name) if isinstance(given, dict) else None
+
+
+def _number(given: object, most: int) -> int:
+    if isinstance(given, IntValueNode | StringValueNode):
+        given = given.value
+    if isinstance(given, str) and len(given) <= DIGITS and given.isascii() and given.isdigit():
+        given = int(given)
+    return int(given) if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= most else ODD
+
+
+def _has_variables(node: ValueNode) -> bool:
+    if isinstance(node, ListValueNode):
+        return any(_has_variables(each) for each in node.values)
+    if isinstance(node, ObjectValueNode):
+        return any(_has_variables(field.value) for field in node.fields)
+    return isinstance(node, VariableNode)
+
+
+def _or(found: int | None, absent: int) -> int:
+    return absent if found is None else found
