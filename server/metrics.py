@@ -1,18 +1,190 @@
-"""Where Prometheus looks."""
+"""What the server counts, and where Prometheus looks."""
 
-from prometheus_client import start_http_server
+import asyncio
+import platform
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
+from importlib.metadata import version
+from threading import Lock
 
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info, disable_created_metrics, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import QueuePool
+
+from resolvers import facts
+from resolvers.facts import Facts
 from server.settings import Settings, StartError
+
+# Callers choose the names of operations: so many are told apart, the first of documents that were valid.
+NAMES = 100
+OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS"})
+LAG_SECONDS = 0.25
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
+
+# When each series was begun: nobody asks, and it is as much again.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+operations = Counter(
+    "segmentql_operations_total",
+    "Requests to /graphql, by operation, type (none: it was not got to know) and code: OK, or of the first error.",
+    ["operation", "type", "code"],
+)
+operation_seconds = Histogram(
+    "segmentql_operation_duration_seconds",
+    "How long requests to /graphql took, from the headers to the answer's end.",
+    ["operation", "type"],
+    buckets=SECONDS,
+)
+requests = Counter(
+    "segmentql_http_requests_total",
+    "Requests by route, method and status; status 0: the caller left before the answer.",
+    ["route", "method", "status"],
+)
+open_requests = Gauge("segmentql_http_requests_open", "Requests that are being answered.")
+statements = Counter("segmentql_statements_total", "Statements that were sent to PostgreSQL.", ["pool"])
+lag = Histogram(
+    "segmentql_event_loop_lag_seconds",
+    "How much later than asked the event loop came back to a timer: how long everything in the process stood still.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+draining = Gauge("segmentql_draining", "1 once the process was told to stop: it is not ready, and finishes.")
+Info("segmentql_build", "Which version runs, on which Python.").info(
+    {"version": version("segmentql"), "python": platform.python_version()}
+)
 
 
 def expose(settings: Settings) -> None:
     """Answer `/metrics` from a thread of its own, if that is wanted, until the process ends."""
     if settings.metrics_port is None:
         return
+    host = settings.metrics_host or settings.host
     try:
-        start_http_server(settings.metrics_port, settings.host)
+        start_http_server(settings.metrics_port, host)
     except OSError as error:
         raise StartError(
-            f"Metrics cannot be shown on {settings.host} port {settings.metrics_port} ({error.strerror}): choose "
+            f"Metrics cannot be shown on {host} port {settings.metrics_port} ({error.strerror}): choose "
             "another with SEGMENTQL_METRICS_PORT."
         ) from error
+
+
+class _Names:
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def bounded(self, name: str | None) -> str:
+        if name is None:
+            return ""
+        if name not in self._known:
+            if len(self._known) >= NAMES:
+                return OTHER
+            self._known.add(name)
+        return name
+
+
+_names = _Names()
+
+
+@cache  # of few values, each bounded; the library's own look-up takes four times as long
+def _requests(route: str, method: str, status: int) -> Counter:
+    return requests.labels(route, method, str(status))
+
+
+@cache
+def _operations(name: str, kind: str, code: str) -> Counter:
+    return operations.labels(name, kind, code)
+
+
+@cache
+def _operation_seconds(name: str, kind: str) -> Histogram:
+    return operation_seconds.labels(name, kind)
+
+
+def count_request(route: str, method: str, status: int) -> None:
+    _requests(route, method if method in METHODS else OTHER, status).inc()
+
+
+def count_operation(noted: Facts, seconds: float) -> None:
+    if noted.kind is None and noted.code is None:
+        return  # it was the page that was asked for
+    name, kind = _names.bounded(noted.operation), noted.kind or "none"
+    _operations(name, kind, noted.code or "OK").inc()
+    _operation_seconds(name, kind).observe(seconds)
+
+
+class _Pools(Collector):
+    """What the pools say of themselves at the moment they are asked."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, AsyncEngine] = {}
+        self._lock = Lock()
+
+    @contextmanager
+    def showing(self, engines: dict[str, AsyncEngine]) -> Iterator[None]:
+        with self._lock:
+            self._engines = self._engines | engines
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._engines = {n: e for n, e in self._engines.items() if engines.get(n) is not e}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        size = GaugeMetricFamily("segmentql_pool_size", "Connections that the pool may have.", labels=["pool"])
+        used = GaugeMetricFamily("segmentql_pool_in_use", "Connections that are at work.", labels=["pool"])
+        waiting = GaugeMetricFamily("segmentql_pool_waiting", "Who waits for a connection.", labels=["pool"])
+        with self._lock:
+            engines = self._engines
+        for name, engine in engines.items():
+            pool = engine.pool
+            assert isinstance(pool, QueuePool)
+            size.add_metric([name], pool.size())
+            used.add_metric([name], pool.checkedout())
+            # SQLAlchemy counts them nowhere.
+            waiting.add_metric([name], len(getattr(pool._pool, "_queue")._getters))  # noqa: B009, SLF001  # see above
+        yield from (size, used, waiting)
+
+
+_pools = _Pools()
+REGISTRY.register(_pools)
+
+
+@asynccontextmanager
+async def watching(**engines: AsyncEngine) -> AsyncIterator[None]:
+    """Show these pools, by their names, and count what is sent over them, for as long as the block lasts."""
+    for name, engine in engines.items():
+        _count_statements(engine, name)
+    with _pools.showing(engines):
+        yield
+
+
+def _count_statements(engine: AsyncEngine, name: str) -> None:
+    counter = statements.labels(name)
+
+    def sent(*_: object) -> None:
+        counter.inc()
+        facts.current().statements += 1
+
+    event.listen(engine.sync_engine, "before_cursor_execute", sent)
+
+
+@asynccontextmanager
+async def watching_the_loop() -> AsyncIterator[None]:
+    watch = asyncio.create_task(_watch_the_loop())
+    try:
+        yield
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+
+
+async def _watch_the_loop() -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        before = loop.time()
+        await asyncio.sleep(LAG_SECONDS)
+        lag.observe(max(0.0, loop.time() - before - LAG_SECONDS))

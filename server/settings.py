@@ -1,107 +1,40 @@
 """What the environment decides: read once, checked at once, and handed down as a value."""
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from inspect import signature
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import asyncpg
-from redis.asyncio import ConnectionPool
-
-from db import connections
-from db.files import S3
 from jobs.purge import Retention
 from resolvers.context import Limits
 from server.documents import DocumentLimits
+from server.setting_kinds import (
+    ANY,
+    DATABASE,
+    FILES,
+    FOLDER,
+    HOSTS,
+    HTTP_URL,
+    NETWORKS,
+    ORIGIN,
+    ORIGINS,
+    REDIS,
+    TEXT,
+    Kind,
+    Network,
+    one_of,
+    whole,
+)
 
 PREFIX = "SEGMENTQL_"
 # What the commands that ask a server take from the same environment (server/client_commands.py).
 OF_CLIENTS = frozenset({"SEGMENTQL_URL", "SEGMENTQL_TOKEN", "SEGMENTQL_STATE_DIR"})
-BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/].*)?")
 log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
     """Why the service does not start: one line for a person, with the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How a setting is read; `parse` raises ValueError."""
-
-    parse: Callable[[str], Any]
-    # What it may be.
-    what: str
-
-
-def whole(least: int, most: int) -> Kind:
-    def parse(value: str) -> int:
-        if not least <= int(value) <= most:
-            raise ValueError
-        return int(value)
-
-    return Kind(parse, f"a whole number from {least} to {most}")
-
-
-def one_of(*choices: str) -> Kind:
-    def parse(value: str) -> str:
-        if value not in choices:
-            raise ValueError
-        return value
-
-    return Kind(parse, " or ".join(choices))
-
-
-def _text(value: str) -> str:
-    if not value.strip():
-        raise ValueError
-    return value
-
-
-def _database(value: str) -> str:
-    if not value.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
-        raise ValueError
-    # The driver's own names: what libpq calls `sslmode` is `ssl` here.
-    if not connections.url(value).query.keys() <= signature(asyncpg.connect).parameters.keys():
-        raise ValueError
-    return value
-
-
-def _redis(value: str) -> str:
-    try:
-        # It connects to nothing yet.
-        ConnectionPool.from_url(value).make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-    except TypeError as error:
-        raise ValueError from error
-    return value
-
-
-def _files(value: str) -> str:
-    if value.startswith(S3) and not BUCKET.fullmatch(value.removeprefix(S3)):
-        raise ValueError
-    # Whatever else looks like a URL is no folder that anybody means.
-    if "://" in value and not value.startswith(S3):
-        raise ValueError
-    return _text(value)
-
-
-def _origin(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ValueError
-    return value.rstrip("/")
-
-
-FILES = Kind(_files, "a folder, or s3://bucket/prefix")
-ORIGIN = Kind(_origin, "a URL like https://segments.example.com")
-TEXT = Kind(_text, "some text")
-FOLDER = Kind(lambda value: Path(_text(value)), "a folder")
-DATABASE = Kind(_database, "a URL like postgresql://user:password@host:5432/database, or …?ssl=require for TLS")
-REDIS = Kind(_redis, "a URL like redis://host:6379/0, rediss://… or unix://…")
 
 
 def setting(default: Any, kind: Kind, description: str) -> Any:
@@ -113,10 +46,65 @@ class Settings:
     host: str = setting("127.0.0.1", TEXT, "The address to listen on.")
     port: int = setting(8080, whole(0, 65535), "The port to listen on; 0 takes a free one.")
     workers: int = setting(1, whole(1, 64), "Server processes.")
+    authentication: str = setting(
+        "off",
+        one_of("off", "required"),
+        "Whether callers must show a token (`segmentql token create`), or a JWT if its issuer is set.",
+    )
     unauthenticated: str = setting(
         "loopback",
         one_of("loopback", "anywhere"),
         "Where callers are served without authentication. `anywhere` only where the network itself is the guard.",
+    )
+    jwt_issuer: str | None = setting(None, TEXT, "Whose JWTs are accepted besides our tokens: what their `iss` says.")
+    jwt_audience: str | None = setting(None, TEXT, "What the `aud` of a JWT must name.")
+    jwt_jwks_url: str | None = setting(
+        None, HTTP_URL, "Where the issuer keeps its public keys, as a JWK set. https, but on this machine."
+    )
+    jwt_client_claim: str = setting("sub", TEXT, "The claim of a JWT that says who the caller is.")
+    jwt_scope_claim: str = setting(
+        "scope",
+        TEXT,
+        "The claim that says what the caller may do: words, or a list of them, among which are `segmentql:read`, "
+        "`segmentql:write` or `segmentql:admin`. The words can be others: see SEGMENTQL_JWT_SCOPE_PREFIX.",
+    )
+    jwt_scope_prefix: str = setting("segmentql:", ANY, "What stands before `read`, `write` and `admin` in that claim.")
+    allowed_hosts: tuple[str, ...] | None = setting(
+        None,
+        HOSTS,
+        "Names that callers may use for this service in `Host`. Without it: where nobody is authenticated the names of "
+        "this machine and that of the public URL, elsewhere any.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        (), ORIGINS, "Origins whose pages may ask from a browser, with a token of their own. Without it: none."
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        (), NETWORKS, "Proxies that are believed what `X-Forwarded-For` says of the caller's address. Without it: none."
+    )
+    graphiql: str = setting(
+        "auto", one_of("auto", "on", "off"), "Whether GraphiQL is served. `auto`: where only this machine reaches us."
+    )
+    introspection: str = setting(
+        "auto",
+        one_of("auto", "on", "off"),
+        "Whether callers may ask for the schema, and are told names that they may have meant. `auto`: likewise.",
+    )
+    rate_limit: int = setting(
+        1_000,
+        whole(0, 1_000_000),
+        "Points that a client (without authentication: an address) gets back each second; 0: without a limit.",
+    )
+    rate_burst: int = setting(10_000, whole(1, 10_000_000), "Points that a client can have, and spend at once.")
+    login_failures: int = setting(
+        20, whole(1, 10_000), "Wrong tokens that an address may show in a minute, before it is not looked at any more."
+    )
+    max_concurrent: int = setting(
+        1_000,
+        whole(1, 100_000),
+        "Requests that one process has under way, half of them mutations at most; further ones are OVERLOADED.",
+    )
+    max_concurrent_per_client: int = setting(
+        500, whole(1, 100_000), "Of these, of one client (without authentication: of one address)."
     )
     database_url: str | None = setting(
         None, DATABASE, "PostgreSQL 18. Without it, and without a Redis URL, own servers are started."
@@ -159,8 +147,11 @@ class Settings:
     metrics_port: int | None = setting(
         None,
         whole(1, 65_535),
-        "Where Prometheus finds `/metrics`, on the same host as the service; further server processes take the ports "
-        "that follow. Without it there are none.",
+        "The port on which Prometheus finds `/metrics`; further server processes take the ports that follow. Without "
+        "it there are none.",
+    )
+    metrics_host: str | None = setting(
+        None, TEXT, "The address of that port, which asks nobody who they are. Without it: that of the service."
     )
     execution_timeout: int = setting(15, whole(1, 300), "Seconds that one operation may take.")
     max_body_bytes: int = setting(
@@ -187,7 +178,25 @@ class Settings:
         100_000, whole(1, 1_000_000), "Users of one bulk change; of `changeMemberships`, users and segments in pairs."
     )
     max_bulk_changes: int = setting(10_000, whole(1, 100_000), "Changes of one `changeMemberships`.")
+    max_header_bytes: int = setting(32_768, whole(1_024, 1_048_576), "Bytes of one request's headers together.")
+    drain_seconds: int = setting(
+        0,
+        whole(0, 300),
+        "Seconds that a process which is told to stop says that it is not ready, and serves on: behind a balancer, as "
+        "long as that takes to notice.",
+    )
     log_level: str = setting("INFO", one_of("DEBUG", "INFO", "WARNING", "ERROR"), "What is logged, on standard error.")
+    log_format: str = setting(
+        "console", one_of("console", "json"), "Lines for people, in colours on a terminal, or one JSON object a line."
+    )
+    slow_ms: int = setting(
+        1_000, whole(1, 300_000), "Milliseconds from which on a request is logged as slow, with its document's hash."
+    )
+    tracing: str = setting(
+        "off",
+        one_of("off", "otlp"),
+        "Whether OpenTelemetry traces are sent, by OTLP over HTTP; where to, and how many, the `OTEL_…` variables say.",
+    )
 
     @property
     def document_limits(self) -> DocumentLimits:
