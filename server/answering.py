@@ -1,5 +1,6 @@
 """A process that answers requests: the only one, or one of several on the same socket."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -8,13 +9,13 @@ import socket
 import sys
 import threading
 import time
-from types import FrameType
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from server import logs, metrics
+from server import logs, metrics, protocol
 from server.app import create_app
+from server.leaving import Leaving, Server
 from server.settings import Settings, StartError
 from server.stop import Stop
 
@@ -22,33 +23,18 @@ log = logging.getLogger(__name__)
 
 # What is under way when the process is told to stop gets so long to finish.
 GRACE_SECONDS = 15
-# By then a process that was told to stop has stopped, or hangs.
-LIMIT_SECONDS = 2 * GRACE_SECONDS
 # Longer than the minute after which load balancers drop an idle connection: were we the first to close it, they could
 # be sending a request into it at that moment.
 KEEP_ALIVE_SECONDS = 75
 
 
-class Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, stop: Stop | None) -> None:
-        super().__init__(config)
-        self._stop = stop
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        # Before uvicorn received the signals.
-        self.should_exit |= self._stop is not None and self._stop.told
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn takes a second Ctrl-C as leave to drop what is under way, and raises the signal again at the end.
-        self.should_exit = True
-
-
 def answer(settings: Settings, listener: socket.socket, stop: Stop | None = None) -> None:
     """Answer requests until told to stop. Exits with uvicorn's STARTUP_FAILURE when that cannot begin."""
     metrics.expose(settings)
+    leaving = Leaving()
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, leaving),
+        http=protocol.bounded(settings.max_header_bytes),
         log_config=None,
         access_log=False,
         server_header=False,
@@ -58,13 +44,16 @@ def answer(settings: Settings, listener: socket.socket, stop: Stop | None = None
         lifespan="on",
         ws="none",
     )
-    Server(config, stop).run(sockets=[listener])
+    # What is there now stays: looking through all of it for garbage again and again would stop everybody for 0.1 s.
+    gc.collect()
+    gc.freeze()
+    Server(config, stop, leaving, settings.drain_seconds).run(sockets=[listener])
 
 
 def answer_as_child(settings: Settings, listener: socket.socket) -> None:
     """The same in a process of its own, which ends with the one that started it, even if that was killed."""
-    logs.configure(settings.log_level)
-    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+    logs.configure(settings.log_level, settings.log_format)
+    threading.Thread(target=_end_with_parent, args=(limit(settings),), daemon=True, name="parent").start()
     try:
         answer(settings, listener)
     except StartError as error:
@@ -72,10 +61,15 @@ def answer_as_child(settings: Settings, listener: socket.socket) -> None:
         sys.exit(STARTUP_FAILURE)
 
 
-def _end_with_parent() -> None:
+def limit(settings: Settings) -> float:
+    """Seconds after which a process that was told to stop has stopped, or hangs."""
+    return settings.drain_seconds + 2 * GRACE_SECONDS
+
+
+def _end_with_parent(seconds: float) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LIMIT_SECONDS)
+    time.sleep(seconds)
     os._exit(1)

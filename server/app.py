@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from contextlib import asynccontextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,51 +13,101 @@ from db import connections, secrets
 from db.cache import Cache
 from db.clock import Clock
 from db.files import Files
+from db.limiter import Limiter
+from resolvers.callers import ANONYMOUS
 from resolvers.catalogue import Catalogue
 from resolvers.context import Budget, Context
 from resolvers.idempotency import Operations
 from resolvers.links import Links
+from resolvers.places import Places
 from resolvers.reads import Reads
 from resolvers.turns import Turns
 from schema.api import schema
-from server import background, downloads, graphiql, health
+from server import background, downloads, exposure, graphiql, health, metrics
+from server.access import Access
+from server.addresses import Addresses
+from server.admission import Admission
+from server.authentication import Authentication
+from server.charging import Charging
+from server.cors import cors
+from server.discretion import Discretion
 from server.documents import Documents
-from server.graphql import GraphQLView
+from server.graphql import PATH, GraphQLView
+from server.hosts import Hosts
+from server.jwt import Jwts
+from server.known_tokens import KnownTokens
+from server.leaving import Leaving
 from server.long_lists import LongLists
 from server.middleware import BodyLimit, StandardHeaders
+from server.observation import Observation
+from server.requests import RequestLog
 from server.settings import Settings
 from server.uploads import Uploads
 
-# Until callers can say who they are, they all are this one.
-ANONYMOUS = "anonymous"
+if TYPE_CHECKING:
+    from server.tracing import Traces
+
 # Of the connections for mutations so large a part may be at work on bulk changes: one of so many.
 BULK_SHARE = 4
+# Bulk changes that wait or are at work: more would be given up before they had their turn, and each holds its list.
+BULK_WAITING = 100
 
 
-def create_app(settings: Settings) -> Starlette:
-    documents = Documents(settings.document_limits)
-    view = GraphQLView(schema([documents.extension, LongLists]), settings.execution_timeout, settings.public_url)
+def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
+    traces = _traces(settings)
+    discreet = not exposure.shows_schema(settings)
+    documents = Documents(settings.document_limits, discreet=discreet)
+    extensions = [documents.extension, Observation, Access, Charging().extension, LongLists]
+    view = GraphQLView(
+        schema([*([Discretion] if discreet else []), *extensions]),
+        settings.execution_timeout,
+        settings.public_url,
+        graphiql=exposure.shows_graphiql(settings),
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
-        async with working(settings) as context:
-            yield {"context": context}
+        try:
+            async with working(settings, traces) as state:
+                yield state
+        finally:
+            if traces is not None:
+                await asyncio.to_thread(traces.finish)
 
     return Starlette(
         routes=[
-            Route("/graphql", view),
+            Route(PATH, view),
             *downloads.ROUTES,
             *Uploads(settings.max_upload_bytes).routes,
             *health.ROUTES,
-            *graphiql.ROUTES,
+            *(graphiql.ROUTES if exposure.shows_graphiql(settings) else []),
         ],
-        middleware=[Middleware(StandardHeaders), Middleware(BodyLimit, max_bytes=settings.max_body_bytes)],
+        middleware=[
+            *([traces.middleware] if traces is not None else []),
+            Middleware(Addresses, proxies=settings.trusted_proxies),
+            Middleware(RequestLog, slow_ms=settings.slow_ms, leaving=leaving or Leaving()),
+            Middleware(StandardHeaders, https=(settings.public_url or "").startswith("https:")),
+            Middleware(Hosts, names=exposure.allowed_hosts(settings), origins=exposure.allowed_origins(settings)),
+            *cors(settings),
+            Middleware(Authentication, settings=settings),
+            Middleware(Admission, settings=settings),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+        ],
         lifespan=lifespan,
     )
 
 
+def _traces(settings: Settings) -> "Traces | None":
+    if settings.tracing == "off":
+        return None
+    # Its libraries take a fifth of a second and some megabytes, for what few switch on.
+    from server.tracing import Traces  # noqa: PLC0415  # see above
+
+    return Traces()
+
+
 @asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Context]:
+async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIterator[dict[str, Any]]:
     """Everything that requests share, for as long as the block lasts; at its end what is under way is finished."""
     assert settings.database_url is not None
     assert settings.redis_url is not None
@@ -69,15 +119,27 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
     # Of the connections for reads one is the catalogue's, and neither memberships nor the other queries take them all.
     others = max(1, (settings.read_pool_size - 1) // 2)
     reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1 - others)
-    operations = Operations(writer)
+    # Of what may be under way at a time mutations are no more than half, and those that may have to wait for others'
+    # changes of a segment a quarter: there are places left for whoever only reads.
+    mutations = max(1, settings.max_concurrent // 2)
+    half = max(1, mutations // 2)
+    operations = Operations(writer, mutations)
     files = Files(settings.store)
+    jwts = None if settings.jwt_issuer is None else Jwts(settings)
     try:
         await catalogue.refresh()
         async with reader.connect() as conn:
             secret = await secrets.by_name(conn, secrets.LINKS)
-        async with cache.running(), background.beside_requests(settings, writer, files, cache) as wake:
+        async with (
+            metrics.watching_the_loop(),
+            metrics.watching(writer=writer, reader=reader),
+            nullcontext() if traces is None else traces.following(writer, reader),
+            cache.running(),
+            background.beside_requests(settings, writer, files, cache) as wake,
+            KnownTokens(reader, operations).running() as tokens,
+        ):
             poll = asyncio.create_task(catalogue.poll())
-            yield Context(
+            context = Context(
                 reader,
                 asyncio.Semaphore(others),
                 Budget(settings.limits.nodes),
@@ -85,19 +147,22 @@ async def working(settings: Settings) -> AsyncIterator[Context]:
                 catalogue,
                 reads,
                 operations,
-                Turns(max(1, settings.pool_size // 2)),
-                Turns(1, max(1, settings.pool_size // BULK_SHARE)),
+                Turns(Places(half), max(1, settings.pool_size // 2)),
+                Turns(Places(min(half, BULK_WAITING)), 1, max(1, settings.pool_size // BULK_SHARE)),
                 settings.limits,
-                Links(files, secret, settings.link_minutes * 60),
+                Links(files, secret, settings.link_minutes * 60, tokens.good),
                 wake,
                 str,
                 ANONYMOUS,
             )
+            yield {"context": context, "tokens": tokens, "jwts": jwts, "limiter": Limiter(cache)}
             await operations.finish()
             await reads.finish()
             poll.cancel()
             with suppress(asyncio.CancelledError):
                 await poll
     finally:
+        if jwts is not None:
+            await jwts.close()
         await writer.dispose()
         await reader.dispose()

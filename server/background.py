@@ -11,10 +11,12 @@ from db import connections
 from db.cache import Cache
 from db.files import Files
 from jobs import purge, schedule
+from jobs.metrics import count_unfinished
 from jobs.partitions import keep_ahead
 from jobs.purge import STREAMS
 from jobs.schedule import Job
 from jobs.worker import Worker
+from server import metrics
 from server.settings import Settings, StartError
 
 log = logging.getLogger(__name__)
@@ -59,8 +61,13 @@ async def working(settings: Settings, files: Files, cache: Cache, slots: int) ->
     importer = connections.importer(settings.database_url, slots)
     worker = Worker(writer, exporter, importer, files, cache, slots)
     nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")
+    counting = Job(partial(count_unfinished, writer), "the tasks that wait or run were not counted")
     try:
-        async with schedule.running(partitions_ahead(writer), nightly), worker.running():
+        async with (
+            metrics.watching(tasks=writer, exports=exporter, imports=importer),
+            schedule.running(partitions_ahead(writer), nightly, counting),
+            worker.running(),
+        ):
             yield worker
     finally:
         await writer.dispose()

@@ -13,7 +13,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from schema.api import schema as api_schema
-from server import client_commands, database, demo, embedded, logs, upkeep
+from server import client_commands, database, demo, embedded, logs, token_commands, upkeep
 from server import serve as serving
 from server import worker as working
 from server.settings import Settings, StartError, from_environ
@@ -123,7 +123,7 @@ def _database(data_dir: Path | None, *, current: bool = True) -> Iterator[Settin
 
 def _settings(**overrides: object) -> Settings:
     settings = from_environ(os.environ)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     return dataclasses.replace(settings, **{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]  # typer has checked them
 
 
@@ -140,3 +140,6 @@ def _failing_in_one_line() -> Iterator[None]:
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+token_commands.register(app, _failing_in_one_line, _database)

@@ -126,11 +126,16 @@ class Api:
             said = "; ".join(f"{error['message']}" for error in errors)
             if codes & WORTH_ANOTHER_TRY:
                 raise Again(f"{shown(self.url)} says: {said}", retry_after(answer))
-            raise Failed(f"{shown(self.url)} says: {said} ({', '.join(sorted(codes))})")
+            raise Failed(f"{shown(self.url)} says: {said} ({', '.join(sorted(codes))}){self._advice(codes)}")
         if answer.status_code != httpx.codes.OK or not isinstance(data := found.get("data"), dict):
             status = f"answered with status {answer.status_code}"
             raise Failed(f"{shown(self.url)} {status}, and not as a GraphQL server does.")
         return data
+
+    def _advice(self, codes: set[str]) -> str:
+        if "UNAUTHENTICATED" in codes:
+            return " Is the token in SEGMENTQL_TOKEN still good?" if self.token else " Put one into SEGMENTQL_TOKEN."
+        return " The token in SEGMENTQL_TOKEN may do less." if "FORBIDDEN" in codes else ""
 
 
 def unreachable(url: str, error: httpx.TransportError) -> Again:

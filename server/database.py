@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import connections, migrate
+from db import connections, migrate, tokens
 from jobs.partitions import keep_ahead
 from server.settings import Settings, StartError
 
@@ -35,6 +35,13 @@ async def check(settings: Settings) -> None:
     """Refuse a database that is not at our revision, with the remedy."""
     async with _reached(settings) as engine:
         await _compare(engine)
+
+
+async def warn_without_tokens(settings: Settings) -> None:
+    """Say so when nobody has a token that is good: nobody will be served then."""
+    async with _reached(settings) as engine, engine.connect() as conn:
+        if not await tokens.any_good(conn):
+            log.warning("nobody has a token, so nobody is served: make one with `segmentql token create`")
 
 
 async def _compare(engine: AsyncEngine) -> None:

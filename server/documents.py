@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from graphql import (
@@ -17,6 +18,8 @@ from graphql import (
 )
 from strawberry.extensions import SchemaExtension
 
+from server import validation
+
 # Together, in characters of their texts. Parsed, each takes 45 to 90 bytes in documents that people write and up to 205
 # in those made to take much: 25 MB at the very most.
 CACHED_CHARACTERS = 120_000
@@ -25,6 +28,16 @@ LONGEST_CACHED = 10_000
 # On average, of the longest document that is read at all. Every error counts its line and column from the beginning,
 # so without a limit a hundred mistakes in a megabyte would keep the process busy for seconds.
 CHARACTERS_PER_TOKEN = 50
+# Likewise: people write several tokens into a line, and comments have lines of their own.
+LINES_PER_TOKEN = 2
+# What an operation selects, its fragments unfolded: so many for each token that the document may have. Without
+# fragments a document that selects more has one field many times.
+SELECTIONS_PER_TOKEN = 0.5
+# Of an operation: `__schema`, `__type`, and what an alias repeats of them. Tools ask once, and each costs as much as
+# hundreds of reads.
+INTROSPECTIONS = 2
+# Operations and fragments of a document. GraphQL's own rules look at each as often as it is used.
+DEFINITIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +49,18 @@ class DocumentLimits:
     root_fields: int
     directives: int
 
+    @property
+    def selections(self) -> int:
+        return int(self.tokens * SELECTIONS_PER_TOKEN)
+
 
 class Documents:
     """Documents that were found valid, by their text, the least recently used ones forgotten first."""
 
-    def __init__(self, limits: DocumentLimits) -> None:
+    def __init__(self, limits: DocumentLimits, *, discreet: bool = False) -> None:
         self.limits = limits
+        # Whether the schema is not for callers to see.
+        self.discreet = discreet
         self._valid: OrderedDict[str, DocumentNode] = OrderedDict()
         self._characters = 0
 
@@ -78,11 +97,12 @@ class DocumentExtension(SchemaExtension):
             context.graphql_document = self._documents.find(context.query)
             self._known = context.graphql_document is not None
         limit = self._documents.limits.tokens
+        if context.query and not self._known:
+            require_size(context.query, limit)
         context.parse_options.update(
             {  # type: ignore[misc]  # graphql-core takes more than Strawberry lists
                 "max_lexical_tokens": limit,
                 "max_comments": limit,  # they are work to read, too
-                "max_source_length": limit * CHARACTERS_PER_TOKEN,
             }
         )
         yield
@@ -92,14 +112,31 @@ class DocumentExtension(SchemaExtension):
 
     def on_validate(self) -> Iterator[None]:
         context = self.execution_context
-        assert context.graphql_document is not None
-        # Errors, and even that there are none, are the end of the matter for Strawberry; None lets it validate.
-        context.pre_execution_errors = (
-            [] if self._known else excesses(context.graphql_document, self._documents.limits) or None
-        )
+        document = context.graphql_document
+        assert document is not None
+        # Errors, and even that there are none, are the end of the matter for Strawberry.
+        context.pre_execution_errors = [] if self._known else self._mistakes(document)
         yield
         if not self._known and not context.pre_execution_errors and context.query:
-            self._documents.keep(context.query, context.graphql_document)
+            self._documents.keep(context.query, document)
+
+    def _mistakes(self, document: DocumentNode) -> list[GraphQLError]:
+        # What is too large is not looked at any closer.
+        if too_large := excesses(document, self._documents.limits):
+            return too_large
+        schema = self.execution_context.schema._schema  # noqa: SLF001  # the one way to graphql-core's schema
+        return validation.mistakes(schema, document, discreet=self._documents.discreet)
+
+
+def require_size(text: str, tokens: int) -> None:
+    """Refuse a text that is longer than documents of so many tokens are, before anything reads it."""
+    for size, limit, what in (
+        (len(text), tokens * CHARACTERS_PER_TOKEN, "characters"),
+        (text.count("\n") + text.count("\r"), tokens * LINES_PER_TOKEN, "line ends"),
+    ):
+        if size > limit:
+            message = f"The document has more than {limit} {what}."
+            raise GraphQLError(message, extensions={"code": "LIMIT_EXCEEDED"})
 
 
 def require_operation(document: DocumentNode, name: str | None) -> None:
@@ -124,6 +161,8 @@ class Size(NamedTuple):
     # Of this level.
     fields: int = 0
     directives: int = 0
+    selections: int = 0
+    introspections: int = 0
 
 
 def excesses(document: DocumentNode, limits: DocumentLimits) -> list[GraphQLError]:
@@ -133,23 +172,29 @@ def excesses(document: DocumentNode, limits: DocumentLimits) -> list[GraphQLErro
     comes first, and what GraphQL's own rules have to compare is within the limits.
     """
     definitions = document.definitions
+    if len(definitions) > DEFINITIONS:
+        message = f"The document has more than {DEFINITIONS} operations and fragments."
+        return [GraphQLError(message, extensions={"code": "LIMIT_EXCEEDED"})]
     operations = [d for d in definitions if isinstance(d, OperationDefinitionNode)]
     measure = measuring({d.name.value: d for d in definitions if isinstance(d, FragmentDefinitionNode)})
     try:
         sizes = [measure(operation.selection_set) for operation in operations]
     except RecursionError:  # only where far more tokens are allowed than by default
         return [_too_large(None, limits.depth, "levels")]
-    return [
+    found = (
         _too_large(operation, limit, what)
-        for operation, size in zip(operations, sizes, strict=True)
-        for what, found, limit in (
-            ("levels", size.depth, limits.depth),
-            ("aliases", size.aliases, limits.aliases),
-            ("root fields", size.fields, limits.root_fields),
-            ("directives", size.directives + len(operation.directives or ()), limits.directives),
+        for operation, of in zip(operations, sizes, strict=True)
+        for what, size, limit in (
+            ("levels", of.depth, limits.depth),
+            ("aliases", of.aliases, limits.aliases),
+            ("root fields", of.fields, limits.root_fields),
+            ("directives", of.directives + len(operation.directives or ()), limits.directives),
+            ("selections", of.selections, limits.selections),
+            ("introspections", of.introspections, INTROSPECTIONS),
         )
-        if found > limit
-    ]
+        if size > limit
+    )
+    return list(islice(found, validation.MOST_ERRORS))
 
 
 def _too_large(operation: OperationDefinitionNode | None, limit: int, what: str) -> GraphQLError:
@@ -173,9 +218,17 @@ def measuring(fragments: dict[str, FragmentDefinitionNode]) -> Callable[[Selecti
             size = Size()
             if isinstance(selection, FieldNode):
                 inner = selections(selection.selection_set)
+                aliases = inner.aliases + (selection.alias is not None)
                 # How deep introspection may go GraphQL's own rules decide: tools ask for fifteen levels.
-                depth = 0 if selection.name.value.startswith("__") else inner.depth
-                size = Size(depth + 1, inner.aliases + (selection.alias is not None), 1, inner.directives)
+                introspects = selection.name.value in ("__schema", "__type")
+                size = Size(
+                    1 if introspects else inner.depth + 1,
+                    aliases,
+                    1,
+                    inner.directives,
+                    inner.selections,
+                    inner.introspections + introspects * (1 + inner.aliases),
+                )
             elif isinstance(selection, FragmentSpreadNode):
                 size = fragment(selection.name.value)
             elif isinstance(selection, InlineFragmentNode):
@@ -185,6 +238,8 @@ def measuring(fragments: dict[str, FragmentDefinitionNode]) -> Callable[[Selecti
                 total.aliases + size.aliases,
                 total.fields + size.fields,
                 total.directives + size.directives + len(selection.directives or ()),
+                total.selections + size.selections + 1,
+                total.introspections + size.introspections,
             )
         return total
 

@@ -32,10 +32,12 @@ async def download(request: Request) -> Response:
         return JSONResponse({"error": str(Overloaded())}, 503)
     attempt = NONE if task is None or task.result is None else int(task.result["attempt"])
     try:
-        context.links.check(task_id, attempt, request.query_params)
+        await context.links.check(task_id, attempt, request.query_params)
     except BadLink as bad:
         # Whether there is such a task is told to nobody without a link.
         return JSONResponse({"error": str(bad)}, 403)
+    except Overloaded as error:
+        return JSONResponse({"error": str(error)}, 503)
     path = context.links.files.local(files.path(task_id, attempt))
     gone = JSONResponse({"error": "The file was removed: it is kept for some days only."}, 404)
     if task is None or task.status is not TaskStatus.SUCCEEDED or task.file_removed_at is not None:

@@ -29,6 +29,8 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
+    # A page that has opened ours, or that ours opens, has no hold on it.
+    "Cross-Origin-Opener-Policy": "same-origin",
 }
 VERSIONED = re.compile(r"@\d+\.\d+\.\d+/")
 

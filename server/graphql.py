@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 from typing import Any
 
 import orjson
@@ -19,12 +20,14 @@ from strawberry.schema.base import BaseSchema
 from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.types import ExecutionResult, SubscriptionExecutionResult
 
+from resolvers import facts
 from resolvers.context import Budget, Context
 from resolvers.errors import TimedOut
 from server import graphiql
 from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
 from server.errors import presentable
 
+PATH = "/graphql"
 PARAMETERS = {
     "query": (str, "a string"),
     "operationName": (str, "a string"),
@@ -37,19 +40,34 @@ HEADER_CHARACTERS = 1_000
 # All digits alike: so they are found a hundred times as fast as by a pattern, in a body of megabytes.
 DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 LONG_NUMBERS = (b"0" * 16, b"0e")
+# Each takes up to two hundred bytes, of two that are sent. A bulk change of the largest size has 300 000.
+MOST_VALUES = 500_000
+SEPARATORS = (b",", b"[", b"{")
+TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 # From here on a floating-point number stands for several whole ones: it could be one user's id, or another's.
 INEXACT = 2**53
+NO_PAGE = "There is no page here: GraphQL is asked with POST. GraphiQL is served where SEGMENTQL_GRAPHIQL is on."
 # What is refused by its status alone is the caller's mistake, but for these.
-REFUSALS = {413: "LIMIT_EXCEEDED"}
+REFUSALS = {
+    401: "UNAUTHENTICATED",
+    403: "FORBIDDEN",
+    413: "LIMIT_EXCEEDED",
+    429: "RATE_LIMITED",
+    503: "OVERLOADED",
+}
 # Of an answer without data, where it is not the request that is wrong.
 STATUSES = {"TIMEOUT": 503, "OVERLOADED": 503, "INTERNAL_SERVER_ERROR": 500}
+# Of a whole request that was refused before its execution, whatever the media type: proxies and clients of HTTP know
+# what these mean.
+REFUSED = {"UNAUTHENTICATED": 401, "FORBIDDEN": 403, "RATE_LIMITED": 429}
 
 
 class GraphQLView(GraphQL[Context, None]):
-    def __init__(self, schema: BaseSchema, execution_timeout: float, public_url: str | None) -> None:
+    def __init__(self, schema: BaseSchema, execution_timeout: float, public_url: str | None, *, graphiql: bool) -> None:
         super().__init__(schema, graphql_ide=None, subscription_protocols=())
         self._execution_timeout = execution_timeout
         self._public_url = public_url
+        self._graphiql = graphiql
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -62,10 +80,13 @@ class GraphQLView(GraphQL[Context, None]):
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        # A route takes also what ends in a newline, which whoever looks at the path before us does not mean.
+        if request.scope["path"] != PATH:
+            return refusal(request, 404, "There is nothing here.")
         if request.method not in ("GET", "POST"):
             return refusal(request, 405, "GraphQL is asked with GET or POST.", {"Allow": "GET, POST"})
-        if _wants_page(request):
-            return graphiql.page()
+        if wants_page(request):
+            return graphiql.page() if self._graphiql else refusal(request, 404, NO_PAGE)
         if _media(request) is None:
             raise HTTPException(406, f"Answers are {GRAPHQL_RESPONSE} or {JSON}; Accept must allow one of them.")
         return await self.run(request)
@@ -77,7 +98,11 @@ class GraphQLView(GraphQL[Context, None]):
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         shared: Context = request.state.context
         return dataclasses.replace(
-            shared, budget=Budget(shared.limits.nodes), origin=lambda: self._public_url or _origin(request)
+            shared,
+            budget=Budget(shared.limits.nodes),
+            origin=lambda: self._public_url or _origin(request),
+            # Without it nothing is executed (server/authentication.py).
+            caller=request.state.caller,
         )
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
@@ -101,6 +126,8 @@ class GraphQLView(GraphQL[Context, None]):
 
     def parse_json(self, data: str | bytes) -> Any:
         """A body, which is an object, or a URL's parameter, which may be null. What no store could keep is refused."""
+        if _values(data) > MOST_VALUES:
+            raise HTTPException(413, f"There are more than {MOST_VALUES} values in this JSON.")
         try:
             value = orjson.loads(data)
             digits = (data if isinstance(data, bytes) else data.encode()).translate(DIGITS)
@@ -135,9 +162,12 @@ class GraphQLView(GraphQL[Context, None]):
         answer: dict[str, Any] = {}
         if errors:
             answer["errors"] = [error.formatted for error in errors]
+            facts.current().code = str((errors[0].extensions or {}).get("code"))
         # Without a path it is the request that is wrong: there is no `data` then, not even null.
         if result.data is not None or any(error.path for error in errors):
             answer["data"] = result.data
+        if result.extensions:
+            answer["extensions"] = result.extensions
         return answer  # type: ignore[return-value]  # Strawberry's type says that `data` is always there
 
     def create_response(
@@ -145,18 +175,33 @@ class GraphQLView(GraphQL[Context, None]):
     ) -> Response:
         media = sub_response.media_type or JSON
         status = 200
-        # Clients of the older media type take every other status for a failure of HTTP.
-        if media == GRAPHQL_RESPONSE and isinstance(response_data, dict) and "data" not in response_data:
-            status = max(STATUSES.get(code, 400) for code in _codes(response_data))
+        if isinstance(response_data, dict) and "data" not in response_data:
+            codes = _codes(response_data)
+            if refused := codes & REFUSED.keys():
+                status = REFUSED[refused.pop()]
+            # Clients of the older media type take every other status for a failure of HTTP.
+            elif media == GRAPHQL_RESPONSE:
+                status = max(STATUSES.get(code, 400) for code in codes)
         return Response(self.encode_json(response_data), status, {"Content-Type": f"{media}; charset=utf-8"})
 
 
-def refusal(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+def refusal(
+    request: Request, status: int, message: str, headers: dict[str, str] | None = None, **extensions: object
+) -> Response:
     """What cannot be understood as GraphQL over HTTP still gets an answer that a GraphQL client can read."""
     code = REFUSALS.get(status, "BAD_USER_INPUT")
-    body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
+    facts.current().code = code
+    body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code, **extensions}}]})
     media = _media(request) or JSON
     return Response(body, status, {"Content-Type": f"{media}; charset=utf-8", **(headers or {})})
+
+
+def wants_page(request: Request) -> bool:
+    return (
+        request.method == "GET"
+        and "query" not in request.query_params
+        and "text/html" in request.headers.get("accept", "")
+    )
 
 
 def _origin(request: Request | WebSocket) -> str:
@@ -168,6 +213,13 @@ def _media(request: Request | WebSocket) -> str | None:
     return negotiated(",".join(request.headers.getlist("accept"))[:HEADER_CHARACTERS])
 
 
+def _values(data: str | bytes) -> int:
+    """How many there may be at the most; more exactly, should that be too many: in a text a comma is none."""
+    text = data if isinstance(data, bytes) else data.encode()
+    found = sum(map(text.count, SEPARATORS))
+    return found if found <= MOST_VALUES else sum(map(TEXTS.sub(b"", text).count, SEPARATORS))
+
+
 def _exact(digits: str) -> float:
     value = float(digits)
     if abs(value) >= INEXACT:
@@ -177,14 +229,6 @@ def _exact(digits: str) -> float:
 
 def _codes(answer: Any) -> set[str]:
     return {error["extensions"]["code"] for error in answer["errors"]}
-
-
-def _wants_page(request: Request) -> bool:
-    return (
-        request.method == "GET"
-        and "query" not in request.query_params
-        and "text/html" in request.headers.get("accept", "")
-    )
 
 
 def _is_json(content_type: str | None) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -11,25 +12,40 @@ from db import connections, migrate, partitions
 from resolvers.context import Context
 
 SECONDS = 3
+STOPPING = "This process was told to stop: it finishes what it has, and wants nothing more."
+EXHAUSTED = (
+    "All connections of this process for queries are taken, and were for a second: send it less, "
+    "or raise SEGMENTQL_READ_POOL_SIZE."
+)
 
 
 async def alive(_request: Request) -> Response:
+    """That there is an answer says it all: it is the event loop that gives it."""
     return JSONResponse({"alive": True})
 
 
 async def ready(request: Request) -> Response:
-    """PostgreSQL can be written to, is at our revision, and has room for next month's history.
+    """PostgreSQL can be written to, is at our revision, and has room for next month's history; and we are to stay.
 
     Redis is reported and never required: without it answers are slower, not wrong.
     """
     context: Context = request.state.context
-    try:
-        async with asyncio.timeout(SECONDS):
-            problems = await _problems(context)
-    except (SQLAlchemyError, OSError, TimeoutError) as error:
-        problems = [f"PostgreSQL cannot be reached ({type(error).__name__})."]
+    if request.state.leaving.begun:
+        problems = [STOPPING]
+    else:
+        problems = await _problems_of_postgresql(context)
     report = {"ready": not problems, "problems": problems, "redis": context.cache.available}
     return JSONResponse(report, status_code=503 if problems else 200)
+
+
+async def _problems_of_postgresql(context: Context) -> list[str]:
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await _problems(context)
+    except PoolTimeoutError:
+        return [EXHAUSTED]
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
+        return [f"PostgreSQL cannot be reached ({type(error).__name__})."]
 
 
 async def _problems(context: Context) -> list[str]:

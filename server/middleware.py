@@ -15,9 +15,14 @@ BODY_SECONDS = 30
 # How long a client may go on sending what nobody keeps: cut off at once, many never read why.
 LINGER_SECONDS = 2
 CLOSE = {"Connection": "close"}
+YEAR_SECONDS = 31_536_000
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    # An answer is data: it is no page, is shown in none, and loads nothing.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
     # What was true when it was asked is no answer to the next who asks.
     "Cache-Control": "no-store",
 }
@@ -47,7 +52,7 @@ class BodyLimit:
             return
         if body is None:
             too_large = refusal(request, 413, f"The body has more than {self.max_bytes} bytes.", CLOSE)
-            await too_large(scope, receive, _lingering(receive, send))
+            await too_large(scope, receive, lingering(receive, send))
             return
         await self.app(scope, _replaying(body, receive), send)
 
@@ -69,16 +74,17 @@ class BodyLimit:
 
 
 class StandardHeaders:
-    """Headers of every answer that does not set them itself."""
+    """Headers of every answer that does not set them itself; by `https` whether callers are to keep to that."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self.app = app
+        self._headers = HEADERS | ({"Strict-Transport-Security": f"max-age={YEAR_SECONDS}"} if https else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -94,7 +100,7 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _lingering(receive: Receive, send: Send) -> Send:
+def lingering(receive: Receive, send: Send) -> Send:
     """Sends an answer whole, and ends it only when the client has stopped sending, or for too long has not."""
 
     async def linger(message: Message) -> None:

@@ -5,18 +5,20 @@ import dataclasses
 import ipaddress
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Coroutine
 from contextlib import ExitStack, suppress
+from itertools import product
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
 
 from uvicorn.config import STARTUP_FAILURE
 
-from server import answering, background, database, embedded
+from server import answering, background, database, embedded, exposure
 from server.settings import Settings, StartError
 from server.stop import Stop
 
@@ -39,15 +41,21 @@ def serve(settings: Settings) -> None:
         if settings.serve_tasks:
             background.prepare(settings)
         listener = ending.enter_context(_listener(settings))
-        asyncio.run(_unless_told(stop, database.prepare(settings) if own else database.check(settings)))
+        asyncio.run(_unless_told(stop, _prepare(settings, own=own)))
         _listen(listener, settings)
         if own:
             embedded.announce(settings.data_dir, _url(listener))
-        _greet(listener)
+        _greet(listener, settings)
         if settings.workers > 1:
             _supervise(settings, listener, stop)
         else:
             _answer(settings, listener, stop)
+
+
+async def _prepare(settings: Settings, *, own: bool) -> None:
+    await (database.prepare(settings) if own else database.check(settings))
+    if settings.authentication == "required" and settings.jwt_issuer is None:
+        await database.warn_without_tokens(settings)
 
 
 async def _unless_told(stop: Stop, work: Coroutine[None, None, None]) -> None:
@@ -80,14 +88,27 @@ def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
                 number = processes.index(dead)
                 processes[number] = _start(settings, listener, number)
     finally:
-        # Or callers would go on connecting, and nobody would answer.
+        # Each has its own copy. Or, when they have left, callers would go on connecting, and nobody would answer.
         listener.close()
-        children = multiprocessing.active_children()
-        for each in children:
-            each.terminate()
-        for each in children:
-            each.join(answering.LIMIT_SECONDS)
-            each.kill()
+        _end(stop, answering.limit(settings))
+
+
+def _end(stop: Stop, seconds: float) -> None:
+    """Have all server processes end, and pass on what we are told meanwhile: a second signal ends their draining."""
+    told, deadline = 0, time.monotonic() + seconds
+    while (children := multiprocessing.active_children()) and time.monotonic() < deadline:
+        # Where it is a failure that ends us, nobody needs to be drained.
+        signals = stop.signals or [signal.SIGINT]
+        for each, received in product(children, signals[told:]):
+            assert each.pid is not None
+            with suppress(ProcessLookupError):
+                os.kill(each.pid, received)
+            if received == signal.SIGINT:
+                each.terminate()  # one that is just starting ignores Ctrl-C
+        told = len(signals)
+        connection.wait([each.sentinel for each in children], TICK_SECONDS)
+    for each in multiprocessing.active_children():
+        each.kill()
 
 
 def _start(settings: Settings, listener: socket.socket, number: int) -> SpawnProcess:
@@ -135,12 +156,23 @@ def _cannot_listen(settings: Settings, error: OSError) -> StartError:
 
 
 def _refuse_unguarded(settings: Settings) -> None:
-    """Nobody is asked who they are, so only this machine may reach us, unless that was wanted in so many words."""
+    """Where nobody is asked who they are only this machine may reach us, unless that was wanted in so many words."""
+    jwt = {"ISSUER": settings.jwt_issuer, "AUDIENCE": settings.jwt_audience, "JWKS_URL": settings.jwt_jwks_url}
+    if any(jwt.values()) and not all(jwt.values()):
+        missing = " and ".join(f"SEGMENTQL_JWT_{name}" for name, value in jwt.items() if not value)
+        raise StartError(f"JWTs cannot be checked without {missing}: set that, too, or no SEGMENTQL_JWT_… at all.")
+    if settings.authentication == "required":
+        return
+    if settings.jwt_issuer:
+        raise StartError(
+            "SEGMENTQL_JWT_ISSUER is set, but nobody is asked for a token: set SEGMENTQL_AUTHENTICATION=required, too."
+        )
     if settings.unauthenticated == "anywhere" or _is_loopback(settings.host):
         return
     raise StartError(
-        f"Refusing to serve without authentication on {settings.host}, which others can reach: "
-        "use --host 127.0.0.1, or set SEGMENTQL_UNAUTHENTICATED=anywhere where the network itself keeps strangers out."
+        f"Refusing to serve without authentication on {settings.host}, which others can reach: set "
+        "SEGMENTQL_AUTHENTICATION=required and make tokens with `segmentql token create`, use --host 127.0.0.1, "
+        "or set SEGMENTQL_UNAUTHENTICATED=anywhere where the network itself keeps strangers out."
     )
 
 
@@ -161,9 +193,13 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/graphql" if ":" in host else f"http://{host}:{port}/graphql"
 
 
-def _greet(listener: socket.socket) -> None:
-    url = _url(listener)
+def _greet(listener: socket.socket, settings: Settings) -> None:
+    url, authorization = _url(listener), ""
     print(f"SegmentQL serves on {url}")  # noqa: T201  # for the person who started it
-    print("Open that in a browser and press the run button of each tab, or try:")  # noqa: T201
+    if settings.authentication == "required":
+        print("Callers must show a token: TOKEN=$(segmentql token create --name me --scope admin)")  # noqa: T201
+        authorization = ' -H "Authorization: Bearer $TOKEN"'
+    page = "Open that in a browser and press the run button of each tab, or try:"
+    print(page if exposure.shows_graphiql(settings) else "Try:")  # noqa: T201
     query = '{"query": "{ user(id: 1000) { segments { slug } } }"}'
-    print(f"  curl -s {url} -H 'Content-Type: application/json' -d '{query}'", flush=True)  # noqa: T201
+    print(f"  curl -s {url}{authorization} -H 'Content-Type: application/json' -d '{query}'", flush=True)  # noqa: T201

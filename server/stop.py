@@ -11,17 +11,22 @@ def _nothing() -> None:
 
 
 class Stop:
-    """From its making on a signal is remembered, besides what it does at that moment; a second one does nothing.
+    """From its making on a signal is remembered, besides what it does at that moment; a second one is only remembered.
 
     Without the memory it could be lost: what a handler raises while Python forks is printed and dropped, and closing a
     connection can swallow a cancellation.
     """
 
     def __init__(self) -> None:
-        self.told = False
+        # In the order in which they came.
+        self.signals: list[int] = []
         self._act: Callable[[], object] = _nothing
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._receive)
+
+    @property
+    def told(self) -> bool:
+        return bool(self.signals)
 
     @contextmanager
     def by(self, act: Callable[[], object]) -> Iterator[None]:
@@ -38,7 +43,7 @@ class Stop:
         if self.told:
             sys.exit(0)
 
-    def _receive(self, _signal: int, _frame: object) -> None:
-        if not self.told:
-            self.told = True
+    def _receive(self, received: int, _frame: object) -> None:
+        self.signals.append(received)
+        if len(self.signals) == 1:
             self._act()

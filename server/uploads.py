@@ -43,12 +43,8 @@ class Uploads:
         """Keep the body for the import. 403 without a good link; 409 when it has another file, or has ended."""
         context: Context = request.state.context
         task_id: UUID = request.path_params["task_id"]
-        try:
-            context.links.check(task_id, UPLOAD, request.query_params)
-        except BadLink as bad:
-            return JSONResponse({"error": str(bad)}, 403)
-        if int(request.headers.get("content-length", "0")) > self._max_bytes:
-            return self._too_large()
+        if (refused := await self._refused(request, context, task_id)) is not None:
+            return refused
         if self._at_work >= MOST_AT_ONCE:
             return JSONResponse({"error": str(Overloaded())}, 503, {"Retry-After": "1"})
         self._at_work += 1
@@ -71,6 +67,17 @@ class Uploads:
             return JSONResponse({"error": str(Overloaded())}, 503)
         finally:
             self._at_work -= 1
+
+    async def _refused(self, request: Request, context: Context, task_id: UUID) -> Response | None:
+        try:
+            await context.links.check(task_id, UPLOAD, request.query_params)
+        except BadLink as bad:
+            return JSONResponse({"error": str(bad)}, 403)
+        except Overloaded as error:
+            return JSONResponse({"error": str(error)}, 503)
+        if int(request.headers.get("content-length", "0")) > self._max_bytes:
+            return self._too_large()
+        return None
 
     async def _keep(self, request: Request, context: Context, task: Task) -> Response:
         path = files.upload_path(task.id)

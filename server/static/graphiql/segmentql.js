@@ -95,6 +95,10 @@ query SeeTheHistory($user: ID!) {
   },
 ];
 
+const HOW_TO_SHOW_A_TOKEN =
+  'In GraphiQL: open "Headers", below the query, and write {"Authorization": "Bearer <token>"}. ' +
+  "It is kept in this tab of the browser only, until that is closed or loaded again.";
+
 async function fetcher({ query, variables, operationName }, { headers } = {}) {
   // GraphiQL takes 100 ms to learn the new name after a change of tab; until then it gives the previous tab's.
   const named = new RegExp(`\\b${operationName}\\b`).test(query) ? operationName : undefined;
@@ -109,7 +113,9 @@ async function fetcher({ query, variables, operationName }, { headers } = {}) {
   });
   const text = await response.text();
   try {
-    return JSON.parse(text);
+    const answer = JSON.parse(text);
+    if (response.status === 401) answer.errors.push({ message: HOW_TO_SHOW_A_TOKEN });
+    return answer;
   } catch {
     return { errors: [{ message: `The answer is not JSON: ${response.status} ${response.statusText} ${text}` }] };
   }
@@ -146,6 +152,9 @@ ReactDOM.createRoot(document.getElementById("graphiql")).render(
       defaultTabs: TABS,
       defaultQuery: "# Ctrl-Space completes, Ctrl-Enter runs.\n\n",
       defaultEditorToolsVisibility: "variables",
+      // What a caller's token can do, the next visitor of this browser shall not.
+      shouldPersistHeaders: false,
+      showPersistHeadersSettings: false,
       plugins: [GraphiQLPluginExplorer.explorerPlugin()],
     },
     logo,

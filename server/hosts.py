@@ -1,0 +1,72 @@
+"""Which names callers may use for us, and of which pages a browser may send us anything."""
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.graphql import refusal
+from server.requests import HEALTH
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Hosts:
+    """Refuses requests that were meant for somebody else.
+
+    `names` are those of `Host`, without ports, and `*.name` is any name below; None: any. `origins` are of other pages
+    that may ask besides our own; None: any, since a page without a token is refused anyway.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str] | None, origins: Collection[str] | None) -> None:
+        self.app = app
+        self._names = None if names is None else frozenset(name for name in names if not name.startswith("*"))
+        self._below = tuple(name.removeprefix("*") for name in names or () if name.startswith("*"))
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Probes use the address of a container, which nobody can know beforehand.
+        if scope["type"] == "http" and scope["path"] not in HEALTH:
+            request = Request(scope)
+            if (host := self._host(request)) is None:
+                await refusal(request, 400, "Host must have one of this service's names.")(scope, receive, send)
+                return
+            if not self._is_ours(request, host):
+                message = "Pages of that origin may not ask: see SEGMENTQL_CORS_ORIGINS."
+                await refusal(request, 403, message)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _host(self, request: Request) -> tuple[str, int | None] | None:
+        """Name and port that the caller used, or None if that is not ours."""
+        given = request.headers.getlist("host")
+        found = _parsed(given[0]) if len(given) == 1 else None
+        if self._names is None:
+            return found or ("", None)
+        if found is not None and (found[0] in self._names or found[0].endswith(self._below)):
+            return found
+        return None
+
+    def _is_ours(self, request: Request, host: tuple[str, int | None]) -> bool:
+        """Whether no page sent it, or our own, or one that may."""
+        origin = request.headers.get("origin")
+        if origin is None or self._origins is None or origin in self._origins:
+            return True
+        scheme, _, address = origin.partition("://")
+        page = _parsed(address)
+        default = DEFAULT_PORTS.get(scheme)
+        # Behind something that ends TLS the scheme is another, and the default port with it.
+        return page is not None and page[0] == host[0] and (page[1] or default) in (host[1] or default, host[1])
+
+
+def _parsed(host: str) -> tuple[str, int | None] | None:
+    """The name in lower case, without a dot at its end, an IPv6 address in brackets; and the port."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not name or parts.netloc != host or parts.username is not None:
+        return None
+    return (f"[{name}]" if ":" in name else name.removesuffix(".")), port

@@ -1,0 +1,36 @@
+"""What a GraphQL operation is called, noted for the log, the metrics and the traces."""
+
+import hashlib
+from collections.abc import Iterator
+
+from graphql import OperationDefinitionNode
+from strawberry.extensions import SchemaExtension
+
+from resolvers import facts
+
+# What a caller calls its operation may be of any length.
+NAME_CHARACTERS = 64
+# Of the hash: enough to tell documents apart, and to find one in a repository by hashing its texts.
+HASH_CHARACTERS = 12
+
+
+class Observation(SchemaExtension):
+    def on_operation(self) -> Iterator[None]:
+        context, noted = self.execution_context, facts.current()
+        noted.document = hashlib.sha256((context.query or "").encode()).hexdigest()[:HASH_CHARACTERS]
+        yield
+
+    def on_validate(self) -> Iterator[None]:
+        yield
+        context, noted = self.execution_context, facts.current()
+        if context.pre_execution_errors or context.graphql_document is None:
+            return
+        asked = context._provided_operation_name  # noqa: SLF001  # the public property falls back to the first one
+        for operation in context.graphql_document.definitions:
+            if not isinstance(operation, OperationDefinitionNode):
+                continue
+            name = operation.name.value if operation.name else None
+            if asked in (None, name):
+                noted.operation = name and name[:NAME_CHARACTERS]
+                noted.kind = operation.operation.value
+                return

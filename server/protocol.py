@@ -1,0 +1,199 @@
+"""What a connection may cost: how large a request's headers are, how slowly they come, and how slowly answers go.
+
+The HTTP server itself sets none of these bounds. A body has its own (server/middleware.py).
+"""
+
+import asyncio
+import resource
+import socket
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# From its first byte on; a connection that is silent has as long as one that is kept for the next request.
+HEADERS_SECONDS = 10
+MOST_HEADERS = 100
+# Of what is left to send at least so much is read within that time, or nobody is there who wants it.
+READ_SECONDS = 30
+READ_BYTES = 30_000
+# How long a client may go on sending what nobody reads: cut off at once, many never read why.
+LINGER_SECONDS = 2
+# Of one process. Each takes some kilobytes, and a file; files are needed for other things, too.
+MOST_CONNECTIONS = 20_000
+OTHER_FILES = 256
+CODES = {HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "LIMIT_EXCEEDED", HTTPStatus.SERVICE_UNAVAILABLE: "OVERLOADED"}
+
+
+@dataclass(slots=True)
+class Bounds:
+    header_bytes: int
+    connections: int
+    # Those between two requests, in the order in which they became so.
+    idle: "dict[Protocol, None]" = field(default_factory=dict)
+
+
+def bounded(max_header_bytes: int) -> Any:
+    """For uvicorn's setting `http`: what it makes of each connection."""
+    return partial(Protocol, Bounds(max_header_bytes, _most_connections()))
+
+
+def _most_connections() -> int:
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + OTHER_FILES
+    if files < wanted or files == resource.RLIM_INFINITY:
+        files = wanted if most == resource.RLIM_INFINITY else min(most, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    return max(1, min(files, wanted) - OTHER_FILES)
+
+
+class Protocol(HttpToolsProtocol):
+    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._bounds = bounds
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
+        # Between the first byte of a request and the end of its headers; between that and its end.
+        self._in_headers = self._in_body = False
+        # Whether a request began, or ended, with the bytes that are being looked at.
+        self._began = self._ended = False
+        # Of headers that are not complete.
+        self._arrived = 0
+        self._too_large = self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        if len(self.connections) > self._bounds.connections:
+            if not self._bounds.idle:
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "There are too many connections.")
+                return
+            # Whoever wants something goes before who may want something some time.
+            next(iter(self._bounds.idle)).drop()
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+            # The kernel gives up sending to who reads nothing at all, or has gone without a word.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(READ_SECONDS * 1_000))
+        self._bounds.idle[self] = None
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._bounds.idle.pop(self, None)
+        self._unset_keepalive_if_required()
+        for timer in (self._timer, self._reading):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def drop(self) -> None:
+        self._bounds.idle.pop(self, None)
+        self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._bounds.idle.pop(self, None)
+        self._began = self._ended = False
+        super().data_received(data)
+        if self._in_headers and not self._began:
+            self._arrived += len(data)
+            if self._arrived > self._bounds.header_bytes:
+                self._refuse_headers()
+        self._watch_headers()
+
+    def _watch_headers(self) -> None:
+        if self._refused:
+            return
+        # Line ends before a request are nothing yet, and are not to go on for ever.
+        if self._in_headers or not (self._in_body or self._ended):
+            if self._timer is None:
+                self._timer = self.loop.call_later(HEADERS_SECONDS, self._give_up)
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_headers = self._began = True
+        self._arrived = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > MOST_HEADERS:
+            self._too_large = True
+            raise ValueError
+
+    def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._bounds.header_bytes:
+            self._too_large = True
+            raise ValueError
+        self._in_headers, self._in_body = False, True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_body, self._ended = False, True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:
+            self._bounds.idle[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def send_400_response(self, msg: str) -> None:
+        if self._too_large:
+            self._refuse_headers()
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def _watch_reading(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._reading = self.loop.call_later(READ_SECONDS, self._require_read, left)
+
+    def _require_read(self, left: int) -> None:
+        if left - self.transport.get_write_buffer_size() < READ_BYTES:
+            self.transport.abort()
+        else:
+            self._watch_reading()
+
+    def _refuse_headers(self) -> None:
+        message = f"The headers have more than {self._bounds.header_bytes} bytes, or are more than {MOST_HEADERS}."
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
+
+    def _give_up(self) -> None:
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, "The headers did not arrive in time.")
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Say why, as a GraphQL client can read it, and read nothing more of this connection."""
+        self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
+            # An earlier request is being answered: that is the last.
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        self._unset_keepalive_if_required()
+        code = CODES.get(status, "BAD_USER_INPUT")
+        body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
+        headers = {
+            "Content-Type": "application/json; charset=utf-8",
+            "Content-Length": len(body),
+            "Connection": "close",
+        }
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            headers["Retry-After"] = 1
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
