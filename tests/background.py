@@ -165,13 +165,14 @@ async def process(
     urls = {"SEGMENTQL_DATABASE_URL": database_url, "SEGMENTQL_REDIS_URL": redis_url}
     environ = urls | {f"SEGMENTQL_{name.upper()}": value for name, value in settings.items()}
     running = Process(folder, environ, command)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.send(SIGCONT)
-            running.send(SIGKILL)
-        running.process.wait(20)
+    with running.process:
+        try:
+            yield running
+        finally:
+            if running.process.poll() is None:
+                running.send(SIGCONT)
+                running.send(SIGKILL)
+            running.process.wait(20)
 
 
 STALLED = "user-000500"

@@ -20,18 +20,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections, migrate
 from jobs.partitions import keep_ahead
-from server import embedded
+from server import embedded, protocol
 from server.app import create_app
 from server.embedded import Servers
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+pytest_plugins = ["secrets_in_logs"]
 # Truncating makes dozens of files anew, deleting a few rows makes none.
 EMPTY = """
     DO $$ DECLARE name text; many boolean; BEGIN
         FOREACH name IN ARRAY ARRAY[
             'memberships', 'membership_events', 'operations', 'segments', 'rollout_changes', 'exclusions', 'tasks',
-            'job_runs'
+            'job_runs', 'tokens'
         ] LOOP
             EXECUTE format('SELECT count(*) > 2000 FROM (SELECT FROM %I LIMIT 2001) AS few', name) INTO many;
             EXECUTE format(CASE WHEN many THEN 'TRUNCATE %I' ELSE 'DELETE FROM %I' END, name);
@@ -154,9 +155,19 @@ def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
 
     @asynccontextmanager
     async def serving(**changes: Any) -> AsyncIterator[Client]:
-        app = create_app(dataclasses.replace(settings, **changes))
+        changed = dataclasses.replace(settings, **changes)
         server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5, timeout_keep_alive=60)
+            uvicorn.Config(
+                create_app(changed),
+                http=protocol.bounded(changed.max_header_bytes),
+                log_config=None,
+                access_log=False,
+                ws="none",
+                lifespan="on",
+                timeout_graceful_shutdown=5,
+                timeout_keep_alive=60,
+                proxy_headers=False,
+            )
         )
         server.capture_signals = nullcontext  # type: ignore[assignment, method-assign]  # they are pytest's
         # As TCP by name, so that asyncio knows to send without delay.

@@ -21,6 +21,7 @@ from typing import Any
 import forking
 import httpx
 import pytest
+import secrets_in_logs
 from databases import query, sql
 from operations import CREATE, MEMBERSHIPS, SEGMENTS, new_key
 from processes import processes
@@ -459,6 +460,7 @@ def started(place: Path, *arguments: str | Path, **settings: str) -> Iterator[tu
             yield process, place / "stderr"
         finally:
             process.kill()
+            secrets_in_logs.search_file(place / "stderr")
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def test_what_containers_set_are_settings(caplog: pytest.LogCaptureFixture) -> N
     environ = dict(re.findall(r"(SEGMENTQL_\w+)=(\S+)", "\n".join(instructions("ENV"))))
     in_compose = re.findall(r"^ +(SEGMENTQL_\w+): (.+)$", COMPOSE, re.MULTILINE)
     assert len(in_compose) == COMPOSE.count("SEGMENTQL_") > 0
-    environ |= {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for name, value in in_compose}
+    environ |= {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value.strip('"')) for name, value in in_compose}
     settings = from_environ(environ)
     assert caplog.records == []
     assert (settings.host, settings.port, settings.unauthenticated) == ("0.0.0.0", 8080, "anywhere")

@@ -7,7 +7,7 @@ from conftest import Client
 from graphql import parse
 from strawberry.schema import schema as strawberry_schema
 
-from server import documents
+from server import documents, validation
 from server.documents import DocumentLimits, Documents
 
 BY_ID = "query ($id: ID!) { user(id: $id) { id } }"
@@ -21,18 +21,18 @@ class Work:
         self.parsed: list[str] = []
         self.validated: list[str] = []
         strawberry: Any = strawberry_schema
-        really_parse, really_validate = strawberry.parse, strawberry.validate_document
+        really_parse, really_validate = strawberry.parse, validation.mistakes
 
         def parse(text: str, **options: Any) -> Any:
             self.parsed.append(text)
             return really_parse(text, **options)
 
-        def validate(schema: Any, document: Any, rules: Any) -> Any:
+        def validate(schema: Any, document: Any, *, discreet: bool) -> Any:
             self.validated.append(document.loc.source.body)
-            return really_validate(schema, document, rules)
+            return really_validate(schema, document, discreet=discreet)
 
         monkeypatch.setattr(strawberry_schema, "parse", parse)
-        monkeypatch.setattr(strawberry_schema, "validate_document", validate)
+        monkeypatch.setattr(validation, "mistakes", validate)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 
 from conftest import ROOT, Serve
 
-from server.settings import PREFIX, Kind, Settings
+from server.setting_kinds import Kind
+from server.settings import PREFIX, Settings
 
 README = (ROOT / "README.md").read_text()
 # A command, and what it answers.
@@ -58,7 +59,7 @@ def settings_table() -> str:
     rows = ["| setting | default | may be | |", "|---|---|---|---|"]
     for setting in dataclasses.fields(Settings):
         kind: Kind = setting.metadata["kind"]
-        default = "" if setting.default is None else f"`{setting.default}`"
+        default = "" if setting.default in (None, ()) else f"`{setting.default}`"
         rows.append(
             f"| `{PREFIX}{setting.name.upper()}` | {default} | {kind.what} | {setting.metadata['description']} |"
         )

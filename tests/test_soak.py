@@ -40,6 +40,7 @@ class Process(Client):
 @asynccontextmanager
 async def server_process(database_url: str, redis_url: str) -> AsyncIterator[Process]:
     environ = os.environ | {"SEGMENTQL_DATABASE_URL": database_url, "SEGMENTQL_REDIS_URL": redis_url}
+    environ |= {"SEGMENTQL_RATE_LIMIT": "0"}
     server = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "server", "serve", "--port", "0", cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE
     )

@@ -115,7 +115,7 @@ async def be_busy(settings: Settings, use: Use) -> None:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             await app({**scope, "state": dict(state or {})}, receive, send)
 
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(answer), base_url="http://here") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(answer), base_url="http://localhost") as http:
             await use(Client(http), engine, place.store)
     await engine.dispose()
 

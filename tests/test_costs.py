@@ -1,0 +1,183 @@
+"""What an operation costs, and what a bucket does."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+from conftest import Client
+from graphql import OperationDefinitionNode, parse
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from limiting import READ, asked, cost
+from redis import Redis as SyncRedis
+
+from db.limiter import Limiter, Policy, Verdict, verdict
+from db.limiter_script import LIMIT, SPEND
+from schema.api import schema
+from schema.costs import Price
+from server.embedded import Servers
+
+USERS = [str(n) for n in range(100)]
+BULK = 'mutation ($input: AddUsersToSegmentInput!) { addUsersToSegment(input: $input, idempotencyKey: "x") { added } }'
+REMOVE = """mutation ($u: [ID!]!) {
+  removeUsersFromSegment(input: {slug: "A", userIds: $u}, idempotencyKey: "x") { removed } }"""
+SCHEMA = schema()._schema
+# Valid or not: what is wrong with it is for others to say.
+ALL_KINDS = """query ($n: Int!, $ids: [ID!]!, $i: Odd!, $yes: Boolean = true) {
+  segments(first: $n) { nodes { memberCount(limit: $n) { value } } }
+  users(ids: $ids) { memberships(only: $ids) { source } }
+  users(ids: [1, $n, {a: [$ids]}]) @include(if: $yes) { id } tasks(first: $ids) @skip(if: $i) { nodes { id } }
+  ... on Mutation { changeMemberships(input: $i) { added } addUsersToSegment(input: {userIds: $ids}) { added } }
+  ... on Mutation { removeUsersFromSegment(input: [{userIds: [$n]}, $i]) { removed } } }"""
+PRICES: list[tuple[str, dict[str, Any], int]] = [
+    ('{ user(id: "1") { id } }', {}, 1),
+    (READ, {}, 1),
+    ("query ($ids: [ID!]!) { users(ids: $ids) { id } }", {"ids": USERS}, 1 + 100 // 50),
+    ("query ($ids: [ID!]!) { users(ids: $ids) { segments { slug } } }", {"ids": USERS}, 1 + (100 + 1000) // 50),
+    (
+        "query ($ids: [ID!]!) { users(ids: $ids) { history(first: 100) { nodes { at } } } }",
+        {"ids": USERS},
+        1 + (100 + 100 * 100) // 50,
+    ),
+    ("query ($n: Int! = 100) { segments(first: $n) { nodes { slug } } }", {}, 1 + 100 // 50),
+    ("query ($n: Int! = 100) { segments(first: $n) { nodes { slug } } }", {"n": 50}, 1 + 50 // 50),
+    ("{ segments { nodes { slug } } }", {}, 1 + 50 // 50),
+    ('{ a: user(id: "1") { segments { id } } b: user(id: "1") { segments { id } } }', {}, 1 + 20 // 50),
+    ("{ a: segments { nodes { id } } b: segments { nodes { id } } }", {}, 1 + 100 // 50),
+    (
+        "query ($no: Boolean!) { segments @include(if: $no) { nodes { id } } tasks @skip(if: true) { nodes { id } } }",
+        {"no": False},
+        1,
+    ),
+    (
+        (
+            "{ ...A ...A } fragment A on Query { segments(first: 100) { ...B } } "
+            "fragment B on SegmentConnection { nodes { id } }"
+        ),
+        {},
+        1 + 200 // 50,
+    ),
+    (
+        '{ user(id: "1") { memberships(only: ["A", "B"]) { source } history(first: 98) { nodes { at } } } }',
+        {},
+        1 + 100 // 50,
+    ),
+    (
+        "{ segments(first: 10) { nodes { memberCount(limit: 100000) { value } } } }",
+        {},
+        1 + (2_000 + 10 * 100_000) // 10_000,
+    ),
+    ("{ __schema { queryType { name } } }", {}, 1 + 50),
+    (
+        'mutation ($i: GenerateReportInput!) { generateReport(input: $i, idempotencyKey: "x") { task { id } } }',
+        {"i": {"from": "2020-01-01T00:00:00Z"}},
+        51,
+    ),
+    (BULK, {"input": {"slug": "A", "userIds": USERS * 25}}, 1 + 2_500 // 1_000),
+    (
+        REMOVE,
+        {"u": USERS * 10},
+        2,
+    ),
+    (
+        (
+            "mutation ($c: [ChangeUserSegmentsInput!]!) "
+            '{ changeMemberships(input: {changes: $c}, idempotencyKey: "x") { added } }'
+        ),
+        {"c": [{"userId": f"u{n}", "add": ["A", "B"], "remove": ["C"]} for n in range(1_000)]},
+        1 + 3,
+    ),
+    # What is odd is refused by others, and costs no more than it takes.
+    ("query ($n: Int!) { segments(first: $n) { nodes { id } } }", {"n": 1_000_000}, 1),
+    ("query ($n: Int!) { segments(first: $n) { nodes { id } } }", {"n": "fifty"}, 1),
+    ("query ($ids: [ID!]!) { users(ids: $ids) { id } }", {"ids": "1000"}, 1),
+    (BULK, {"input": [[["userIds"]]]}, 1),
+    ("{ segments(first: -1) { nodes { id } } }", {}, 1),
+]
+
+
+async def test_what_each_operation_costs(client: Client) -> None:
+    for query, variables, points in PRICES:
+        response = await asked(client, query, variables)
+        assert cost(response)["requested"] == points, query
+
+
+def test_each_fragment_is_looked_at_once() -> None:
+    deep = 60
+    chain = [f"fragment F{n} on Query {{ ...F{n + 1} ...F{n + 1} }}" for n in range(deep)]
+    last = f"fragment F{deep} on Query {{ segments(first: $n) {{ nodes {{ id }} }} }}"
+    document = parse(" ".join(["query ($n: Int!) { ...F0 }", *chain, last]), no_location=True)
+    (operation, *_) = document.definitions
+    assert isinstance(operation, OperationDefinitionNode)
+    assert Price(SCHEMA, document, operation).points({"n": 50}) == 1 + 2**deep
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.just("9" * 5_000),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["userIds", "changes", "add", "remove", "slug"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(ODD, ODD, ODD)
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_whatever_is_sent_has_a_price(first: object, ids: object, input: object) -> None:
+    document = parse(ALL_KINDS)
+    (operation,) = document.definitions
+    assert isinstance(operation, OperationDefinitionNode)
+    assert Price(SCHEMA, document, operation).points({"n": first, "ids": ids, "i": input}) >= 1
+
+
+# Long enough that no key expires while its time is made up.
+POLICIES = st.builds(Policy, st.integers(1, 7), st.integers(1, 20), st.just(600))
+STEPS = st.lists(st.tuples(st.integers(0, 400_000_000), st.integers(0, 22)), max_size=15)
+
+
+def expected(policy: Policy, steps: list[tuple[int, int]]) -> Iterator[tuple[bool, int]]:
+    """A bucket as one imagines it, into which each microsecond puts one: what is taken, and what it lacks then."""
+    most = left = policy.microseconds(policy.burst)
+    for microseconds, points in steps:
+        left = min(most, left + microseconds)
+        cost = policy.microseconds(points)
+        if allowed := cost <= left:
+            left -= cost
+        yield allowed, most - left
+
+
+class Away:
+    async def run(self, *_: object) -> None:
+        """As when there is no Redis."""
+
+
+@given(POLICIES, STEPS)
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_both_limiters_do_what_a_bucket_does(servers: Servers, policy: Policy, steps: list[tuple[int, int]]) -> None:
+    now = 1_800_000_000_000_000
+    own = Limiter(Away(), lambda: now * 1_000)  # type: ignore[arg-type]  # all that a limiter needs of a cache
+    bucket = uuid4().hex
+    # The script itself, with a clock that we set.
+    script = SPEND.replace("redis.call('TIME')", "{ARGV[3], ARGV[4]}")
+    with SyncRedis.from_url(servers.redis_url) as redis:
+        for (microseconds, points), (allowed, lacking) in zip(steps, expected(policy, steps), strict=True):
+            now += microseconds
+            cost, most = policy.microseconds(points), policy.microseconds(policy.burst)
+            found = redis.eval(script, 1, LIMIT + bucket.encode(), cost, most, *divmod(now, 1_000_000))
+            assert (found[0] == 1, found[1]) == (allowed, lacking)
+            assert asyncio.run(own.spend(bucket, points, policy)) == verdict(
+                policy, allowed=allowed, ahead=lacking, cost=cost
+            )
+
+
+def test_what_is_told_of_a_bucket_fits() -> None:
+    policy = Policy(1_000, 10_000)
+    assert verdict(policy, allowed=True, ahead=1_000, cost=1_000) == Verdict(True, 9_999, 0, 1, 0, 0)
+    assert verdict(policy, allowed=True, ahead=10_000_000, cost=1_000) == Verdict(True, 0, 0, 10_000, 1_000, 1_000)
+    assert verdict(policy, allowed=False, ahead=9_999_500, cost=1_000) == Verdict(False, 0, 1, 10_000, 500, 500)
+    later = verdict(policy, allowed=False, ahead=9_000_000, cost=3_000_000)
+    assert later == Verdict(False, 1_000, 2_000, 9_000, 0, 2_000_000)
+    assert (policy.window, Policy(3, 10).window, Policy(20, 20, 60).window) == (10, 4, 60)
