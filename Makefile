@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench-jobs bench-lists coverage lint format types contracts check schema lock graphiql clean
+.PHONY: help run test soak bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts check schema lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +28,12 @@ bench-jobs: $(VENV)/.dev  ## Measure reports, purge and cleanup against their bo
 
 bench-lists: $(VENV)/.dev  ## Measure lists, rollouts and the past against their bounds: half an hour
 	$(BIN)/python -m bench.lists $(ARGS)
+
+bench-limits: $(VENV)/.dev  ## Measure limits, and reads beside an import, against their bounds: five minutes
+	$(BIN)/python -m bench.limits $(ARGS)
+
+bench-floods: $(VENV)/.dev  ## Measure requests made to cost much against their bounds: a minute
+	$(BIN)/python -m bench.floods $(ARGS)
 
 coverage: $(VENV)/.dev tests/node/node_modules/.ok  ## Print line and branch coverage of the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" --cov --cov-report=term-missing $(ARGS)

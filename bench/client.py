@@ -51,10 +51,10 @@ class Done:
 
 
 class Client:
-    """One connection."""
+    """One connection, and which process it goes to, if that was said."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, port: int, pid: int | None = None) -> None:
+        self.host, self.port, self.pid = host, port, pid
         self._connection = http.client.HTTPConnection(host, port, timeout=60)
 
     def ask(self, query: str, **variables: object) -> Any:

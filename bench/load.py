@@ -36,9 +36,10 @@ class Load:
 
 
 @contextmanager
-def reading(client: Client, *, rate: float, users: int, path: Path) -> Iterator[Load]:
-    """Read at that many a second, for as long as the block lasts."""
+def reading(client: Client, *, rate: float, users: int, path: Path, address: str | None = None) -> Iterator[Load]:
+    """Read at that many a second, for as long as the block lasts; as if from that address, where that is believed."""
     words = [client.host, str(client.port), str(rate), str(users), str(path)]
+    words += [address] if address else []
     load = Load()
     with Popen([sys.executable, "-m", "bench.load", *words], cwd=Path(__file__).parent.parent) as process:
         try:
@@ -49,13 +50,13 @@ def reading(client: Client, *, rate: float, users: int, path: Path) -> Iterator[
     load.reads = [(due, seconds) for due, seconds in json.loads(path.read_text())]
 
 
-async def _read(host: str, port: int, rate: float, users: int) -> list[tuple[float, float]]:
+async def _read(host: str, port: int, rate: float, users: int, address: str | None) -> list[tuple[float, float]]:
     ended, reads, parent = asyncio.Event(), list[tuple[float, float]](), os.getppid()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with AsyncExitStack() as ending:
         free: asyncio.Queue[Wire] = asyncio.Queue()
         for _ in range(CONNECTIONS):
-            free.put_nowait(await ending.enter_async_context(Wire(host, port)))
+            free.put_nowait(await ending.enter_async_context(Wire(host, port, address)))
 
         async def one(due: float) -> None:
             wire = await free.get()
@@ -78,9 +79,14 @@ def _anybody(users: int) -> str:
 
 
 def main(
-    host: str, port: int, rate: float, users: int, path: Annotated[Path, typer.Argument(help="Where it goes.")]
+    host: str,
+    port: int,
+    rate: float,
+    users: int,
+    path: Annotated[Path, typer.Argument(help="Where it goes.")],
+    address: Annotated[str | None, typer.Argument(help="Where it comes from.")] = None,
 ) -> None:
-    path.write_text(json.dumps(asyncio.run(_read(host, port, rate, users))))
+    path.write_text(json.dumps(asyncio.run(_read(host, port, rate, users, address))))
 
 
 if __name__ == "__main__":

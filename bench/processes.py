@@ -16,13 +16,14 @@ PATIENCE = 40
 
 
 @contextmanager
-def serving(database: Database, *, tasks: int) -> Iterator[Client]:
-    """One server process, which works off so many tasks at a time besides."""
-    with _running(database, "serve", "--port", "0", SERVE_TASKS=str(tasks)) as process:
+def serving(database: Database, *, tasks: int, rate_limit: int = 0, **settings: str) -> Iterator[Client]:
+    """One server process, which works off so many tasks at a time besides; without a rate limit, unless one is said."""
+    settings |= {"SERVE_TASKS": str(tasks), "RATE_LIMIT": str(rate_limit)}
+    with _running(database, "serve", "--port", "0", **settings) as process:
         assert process.stdout is not None
         url = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline())
         assert url is not None, (database.folder / "serve.log").read_text()
-        with Client(url[1], int(url[2])) as client:
+        with Client(url[1], int(url[2]), process.pid) as client:
             yield client
 
 

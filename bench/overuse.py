@@ -1,0 +1,80 @@
+"""Reads from one address at many times its limit, from a process of their own: what became of each."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from subprocess import Popen
+from typing import Annotated
+
+import typer
+
+from bench.client import Client
+from bench.wire import Wire
+
+CONNECTIONS = 16
+
+
+@dataclass(slots=True)
+class Overuse:
+    """What a process has measured; whole when its block has ended."""
+
+    # Of each the status, and the seconds until it was there.
+    answers: list[tuple[int, float]] = field(default_factory=list)
+
+    def seconds(self, status: HTTPStatus) -> list[float]:
+        return [seconds for each, seconds in self.answers if each == status]
+
+
+@contextmanager
+def going_on(client: Client, *, rate: float, address: str, path: Path) -> Iterator[Overuse]:
+    """Ask that many times a second, for as long as the block lasts."""
+    words = [client.host, str(client.port), str(rate), address, str(path)]
+    overuse = Overuse()
+    with Popen([sys.executable, "-m", "bench.overuse", *words], cwd=Path(__file__).parent.parent) as process:
+        try:
+            yield overuse
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == 0
+    overuse.answers = [(status, seconds) for status, seconds in json.loads(path.read_text())]
+
+
+async def _ask(host: str, port: int, rate: float, address: str) -> list[tuple[int, float]]:
+    ended, answers, parent = asyncio.Event(), list[tuple[int, float]](), os.getppid()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+
+    async def one(wire: Wire) -> None:
+        due = time.monotonic()
+        while not ended.is_set() and os.getppid() == parent:
+            due = max(due + CONNECTIONS / rate, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            began = time.monotonic()
+            status, _ = await wire.exchange('{ user(id: "1") { segments { slug } } }')
+            answers.append((status, time.monotonic() - began))
+
+    async with AsyncExitStack() as ending, asyncio.TaskGroup() as requests:
+        for _ in range(CONNECTIONS):
+            requests.create_task(one(await ending.enter_async_context(Wire(host, port, address))))
+    return answers
+
+
+def main(
+    host: str,
+    port: int,
+    rate: float,
+    address: str,
+    path: Annotated[Path, typer.Argument(help="Where it goes.")],
+) -> None:
+    path.write_text(json.dumps(asyncio.run(_ask(host, port, rate, address))))
+
+
+if __name__ == "__main__":
+    typer.run(main)
