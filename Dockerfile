@@ -26,13 +26,15 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir / --shell /usr/
     mkdir --mode=700 /var/lib/segmentql && \
     chown 10001:10001 /var/lib/segmentql
 COPY --from=build /opt/segmentql /opt/segmentql
-# Every address of the container. Until callers are authenticated that is refused, unless
+# Every address of the container. That is refused without SEGMENTQL_AUTHENTICATION=required, unless
 # SEGMENTQL_UNAUTHENTICATED=anywhere says that the network around the container keeps strangers out.
 ENV PATH=/opt/segmentql/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    SEGMENTQL_DRAIN_SECONDS=5 \
     SEGMENTQL_FILES=/var/lib/segmentql \
     SEGMENTQL_HOST=0.0.0.0 \
+    SEGMENTQL_LOG_FORMAT=json \
     SEGMENTQL_PORT=8080
 USER 10001:10001
 WORKDIR /
