@@ -45,6 +45,9 @@ IMPORTING = WRITING | {
     # A worker that is frozen, or gone without a word, does not keep a segment for long.
     "idle_in_transaction_session_timeout": "10s",
     "work_mem": "64MB",
+    # Nobody waits for it: it takes one core, not several.
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
 }
 # For what takes as long as it takes and holds no lock that anybody waits for: a report, a look at everything. Whoever
 # asks has to see for himself that it goes on.

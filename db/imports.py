@@ -74,9 +74,13 @@ async def add(tx: AsyncConnection, task_id: UUID, change: Change, after: str, la
     place = {"after": after, "last": last, "segment_id": change.segment_id}
     if change.rolled_out:
         await _run(tx, bulk.ending_exclusions(_asked(rows)), change, place)
+    # Nobody is between the first and the last of a list's next part, often; else each is looked for, and no others.
     there = f"""
-        SELECT EXISTS (SELECT FROM memberships WHERE segment_id = :segment_id
-                       AND user_id IN (SELECT user_id FROM {rows} WHERE {staging.SLICE}))
+        SELECT EXISTS (SELECT FROM memberships WHERE segment_id = :segment_id AND {staging.SLICE})
+           AND EXISTS (SELECT FROM {rows} AS listed CROSS JOIN LATERAL (
+                           SELECT FROM memberships AS m
+                           WHERE m.segment_id = :segment_id AND m.user_id = listed.user_id LIMIT 1
+                       ) AS found WHERE {staging.SLICE})
     """
     any_there: bool = (await _run(tx, there, change, place)).scalar_one()
     write = bulk.WRITE if any_there else bulk.NEW

@@ -77,6 +77,22 @@ async def past(conn: AsyncConnection, months: int) -> list[str]:
     return list(result.scalars())
 
 
+async def summarize(tx: AsyncConnection) -> None:
+    """Let the index over instants know of events that were just written; else whoever asks for the newest of a segment
+    reads all of them, until the database does this by itself, within a minute or two. Gives up at once where the
+    database is just about to.
+    """
+    await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+    await tx.execute(
+        text("""
+            SELECT brin_summarize_new_values(indexrelid) FROM pg_index
+            JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+            WHERE indrelid = to_regclass('membership_events_' || to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM'))
+              AND amname = 'brin'
+        """)
+    )
+
+
 async def drop(tx: AsyncConnection, month: str) -> int:
     """Drop the month's partition, with all events in it: 1, or 0 while a membership that ended by then still waits to
     become an event.

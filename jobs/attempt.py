@@ -9,6 +9,7 @@ from db.cache import Cache
 from db.files import Files
 from db.tables import TaskKind
 from db.tasks import Claim
+from jobs.courtesy import Courtesy
 
 
 class LostError(Exception):
@@ -34,6 +35,7 @@ class Attempt:
     importer: AsyncEngine
     files: Files
     cache: Cache
+    courtesy: Courtesy
     rows_done: int = 0
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ Every step notes how far it has come in the transaction that came so far, so who
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,7 +14,7 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from db import imports, segments, staging, tasks, transactions
+from db import imports, partitions, segments, staging, tasks, transactions
 from db.imports import Change
 from jobs import output
 from jobs.attempt import Attempt, BusyError, HopelessError, LostError
@@ -23,12 +24,10 @@ from jobs.uploads import pieces
 
 # Another import may hold the segment for much longer; then this one is put back.
 PATIENCE, LOCK_TIMEOUT = "20s", "55P03"
-# So much of the file is kept at a time.
-BLOCK_LINES = 50_000
-# Users of one transaction: others who change the segment wait for so long.
-CHUNK = 20_000
-# Between two of them, for everybody else.
-REST_SECONDS = 0.002
+# So much of the file is kept at a time; and beside requests.
+BLOCK_LINES, BLOCK_LINES_BESIDE = 50_000, 3_000
+# Users of one transaction, likewise: others who change the segment wait for so long.
+CHUNK, CHUNK_BESIDE = 20_000, 1_000
 # How much of the work reading is, for the progress shown.
 READING = 0.4
 
@@ -92,16 +91,17 @@ class _Import:
         removing = self.mode == "REMOVE"
         until = None if removing else _expiry(self.attempt.claim.args, begin)
         lines = Lines(begin, until, not removing, state.taken, state.lines, tuple(state.columns))
-        block = Read()
+        block, courtesy = Read(), self.attempt.courtesy
         upload = self.attempt.claim.upload
         assert upload is not None
         async for piece, part in pieces(self.attempt.files, upload, state.taken):
-            # Not in the loop: requests may be answered there.
-            block.extend(await asyncio.to_thread(lines.read, piece))
-            state.progress = READING * part
-            if lines.number - state.lines >= BLOCK_LINES:
-                await self._keep(lines, block)
-                block = Read()
+            async with courtesy.resting():
+                # Not in the loop: requests may be answered there.
+                block.extend(await asyncio.to_thread(lines.read, piece))
+                state.progress = READING * part
+                if lines.number - state.lines >= courtesy.step(BLOCK_LINES, BLOCK_LINES_BESIDE):
+                    await self._keep(lines, block)
+                    block = Read()
         block.extend(lines.read(b"", last=True))
         await self._keep(lines, block)
         async with self.attempt.importer.begin() as tx:
@@ -137,11 +137,20 @@ class _Import:
             return
         if (state.after or state.applied) and not self.dry_run:
             await self._tell_again()
+        summarized = self.rows_done
         while not state.applied:
-            await self._chunk()
-            await asyncio.sleep(REST_SECONDS)
+            async with self.attempt.courtesy.resting():
+                await self._chunk()
+                if not self.dry_run and self.rows_done - summarized >= CHUNK:
+                    await self._summarize()
+                    summarized = self.rows_done
         if self.mode == "REPLACE":
             _require_rows(state.added + state.updated + state.unchanged)
+
+    async def _summarize(self) -> None:
+        with suppress(DBAPIError):  # it only makes the next chunks faster
+            async with self.attempt.writer.begin() as tx:
+                await partitions.summarize(tx)
 
     async def _tell_again(self) -> None:
         """Whoever was broken off may not have told the cache of what it did last."""
@@ -164,11 +173,11 @@ class _Import:
 
     async def _apply(self, changed: list[str]) -> None:
         """Do the next users, and tell whose lists have changed before it is committed."""
-        state, task_id = self.state, self.attempt.claim.id
+        state, task_id, courtesy = self.state, self.attempt.claim.id, self.attempt.courtesy
         async with self.attempt.importer.begin() as tx:
             if not self.dry_run:
                 await transactions.take_long(tx)
-            last = await staging.boundary(tx, task_id, state.after, CHUNK)
+            last = await staging.boundary(tx, task_id, state.after, courtesy.step(CHUNK, CHUNK_BESIDE))
             change = await self._change(tx)
             if self.dry_run:
                 removing = self.mode == "REMOVE"

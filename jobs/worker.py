@@ -18,6 +18,7 @@ from db.tables import TaskKind
 from db.tasks import HEARTBEAT_SECONDS, LEASE_SECONDS, Claim
 from jobs import cleanup, exports, imports, metrics, output, reports
 from jobs.attempt import Attempt, BusyError, HopelessError, LostError
+from jobs.courtesy import Courtesy
 
 log = logging.getLogger(__name__)
 # How long a task waits that nobody has told us of. It is one look into an index.
@@ -46,6 +47,7 @@ class Worker:
     files: Files
     cache: Cache
     slots: int
+    courtesy: Courtesy
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -95,7 +97,7 @@ class Worker:
             return claim
 
     async def _attempt(self, claim: Claim) -> None:
-        attempt = Attempt(claim, self.writer, self.exporter, self.importer, self.files, self.cache)
+        attempt = Attempt(claim, self.writer, self.exporter, self.importer, self.files, self.cache, self.courtesy)
         what = f"{claim.kind.lower()} {claim.id}, attempt {claim.attempt}"
         log.info("begin %s", what)
         try:

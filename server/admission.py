@@ -116,6 +116,7 @@ class Admission:
         if refused := self._refused(Request(scope), bucket):
             await refused(scope, receive, lingering(receive, send))
             return
+        scope["state"]["traffic"].note()
         self._inside[bucket] += 1
         self._all += 1
         try:

@@ -42,6 +42,7 @@ from server.middleware import BodyLimit, StandardHeaders
 from server.observation import Observation
 from server.requests import RequestLog
 from server.settings import Settings
+from server.traffic import Traffic
 from server.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
     mutations = max(1, settings.max_concurrent // 2)
     half = max(1, mutations // 2)
     operations = Operations(writer, mutations)
-    files = Files(settings.store)
+    files, traffic = Files(settings.store), Traffic()
     jwts = None if settings.jwt_issuer is None else Jwts(settings)
     try:
         await catalogue.refresh()
@@ -135,7 +136,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
             metrics.watching(writer=writer, reader=reader),
             nullcontext() if traces is None else traces.following(writer, reader),
             cache.running(),
-            background.beside_requests(settings, writer, files, cache) as wake,
+            background.beside_requests(settings, writer, files, cache, traffic) as wake,
             KnownTokens(reader, operations).running() as tokens,
         ):
             poll = asyncio.create_task(catalogue.poll())
@@ -155,7 +156,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
                 str,
                 ANONYMOUS,
             )
-            yield {"context": context, "tokens": tokens, "jwts": jwts, "limiter": Limiter(cache)}
+            yield {"context": context, "tokens": tokens, "jwts": jwts, "limiter": Limiter(cache), "traffic": traffic}
             await operations.finish()
             await reads.finish()
             poll.cancel()

@@ -11,6 +11,7 @@ from db import connections
 from db.cache import Cache
 from db.files import Files
 from jobs import purge, schedule
+from jobs.courtesy import Courtesy
 from jobs.metrics import count_unfinished
 from jobs.partitions import keep_ahead
 from jobs.purge import STREAMS
@@ -18,6 +19,7 @@ from jobs.schedule import Job
 from jobs.worker import Worker
 from server import metrics
 from server.settings import Settings, StartError
+from server.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +37,11 @@ def prepare(settings: Settings) -> None:
 
 @asynccontextmanager
 async def beside_requests(
-    settings: Settings, writer: AsyncEngine, files: Files, cache: Cache
+    settings: Settings, writer: AsyncEngine, files: Files, cache: Cache, traffic: Traffic
 ) -> AsyncIterator[Callable[[], None]]:
     """What goes on in a server process besides requests; gives how to tell it that there is a new task."""
     if settings.serve_tasks:
-        async with working(settings, files, cache, settings.serve_tasks) as worker:
+        async with working(settings, files, cache, settings.serve_tasks, Courtesy(traffic.anybody)) as worker:
             yield worker.wake
     else:
         async with schedule.running(partitions_ahead(writer)):
@@ -51,7 +53,9 @@ def _tell_nobody() -> None:
 
 
 @asynccontextmanager
-async def working(settings: Settings, files: Files, cache: Cache, slots: int) -> AsyncIterator[Worker]:
+async def working(
+    settings: Settings, files: Files, cache: Cache, slots: int, courtesy: Courtesy
+) -> AsyncIterator[Worker]:
     """Work off tasks and run the nightly purge, for as long as the block lasts, on connections of their own."""
     assert settings.database_url is not None
     files.prepare()
@@ -59,7 +63,7 @@ async def working(settings: Settings, files: Files, cache: Cache, slots: int) ->
     writer = connections.writer(settings.database_url, 2 * slots + 1 + STREAMS)
     exporter = connections.exporter(settings.database_url, slots)
     importer = connections.importer(settings.database_url, slots)
-    worker = Worker(writer, exporter, importer, files, cache, slots)
+    worker = Worker(writer, exporter, importer, files, cache, slots, courtesy)
     nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")
     counting = Job(partial(count_unfinished, writer), "the tasks that wait or run were not counted")
     try:

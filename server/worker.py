@@ -5,6 +5,7 @@ import logging
 
 from db.cache import Cache
 from db.files import Files
+from jobs.courtesy import Courtesy
 from server import background, metrics
 from server.settings import Settings
 from server.stop import Stop
@@ -25,6 +26,7 @@ async def _work(settings: Settings, stop: Stop) -> None:
     with stop.by(lambda: loop.call_soon_threadsafe(told.set)):
         assert settings.redis_url is not None
         cache = Cache(settings.redis_url, settings.redis_budget_ms)
-        async with cache.running(), background.working(settings, Files(settings.store), cache, settings.worker_tasks):
+        files, slots = Files(settings.store), settings.worker_tasks
+        async with cache.running(), background.working(settings, files, cache, slots, Courtesy()):
             log.info("working off up to %s tasks at a time", settings.worker_tasks)
             await told.wait()
