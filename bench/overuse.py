@@ -51,8 +51,9 @@ async def _ask(host: str, port: int, rate: float, address: str) -> list[tuple[in
     ended, answers, parent = asyncio.Event(), list[tuple[int, float]](), os.getppid()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
 
-    async def one(wire: Wire) -> None:
-        due = time.monotonic()
+    async def one(wire: Wire, number: int) -> None:
+        # One after the other, and not all at once.
+        due = time.monotonic() + number / rate
         while not ended.is_set() and os.getppid() == parent:
             due = max(due + CONNECTIONS / rate, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
@@ -61,8 +62,9 @@ async def _ask(host: str, port: int, rate: float, address: str) -> list[tuple[in
             answers.append((status, time.monotonic() - began))
 
     async with AsyncExitStack() as ending, asyncio.TaskGroup() as requests:
-        for _ in range(CONNECTIONS):
-            requests.create_task(one(await ending.enter_async_context(Wire(host, port, address))))
+        wires = [await ending.enter_async_context(Wire(host, port, address)) for _ in range(CONNECTIONS)]
+        for number, wire in enumerate(wires):
+            requests.create_task(one(wire, number))
     return answers
 
 
