@@ -15,7 +15,7 @@ from uvicorn.config import STARTUP_FAILURE
 
 from server import logs, metrics, protocol
 from server.app import create_app
-from server.leaving import Leaving, Server
+from server.leaving import Everybody, Leaving, Server
 from server.settings import Settings, StartError
 from server.stop import Stop
 
@@ -28,7 +28,9 @@ GRACE_SECONDS = 15
 KEEP_ALIVE_SECONDS = 75
 
 
-def answer(settings: Settings, listener: socket.socket, stop: Stop | None = None) -> None:
+def answer(
+    settings: Settings, listener: socket.socket, stop: Stop | None = None, everybody: Everybody | None = None
+) -> None:
     """Answer requests until told to stop. Exits with uvicorn's STARTUP_FAILURE when that cannot begin."""
     metrics.expose(settings)
     leaving = Leaving()
@@ -47,15 +49,15 @@ def answer(settings: Settings, listener: socket.socket, stop: Stop | None = None
     # What is there now stays: looking through all of it for garbage again and again would stop everybody for 0.1 s.
     gc.collect()
     gc.freeze()
-    Server(config, stop, leaving, settings.drain_seconds).run(sockets=[listener])
+    Server(config, stop, leaving, settings.drain_seconds, everybody).run(sockets=[listener])
 
 
-def answer_as_child(settings: Settings, listener: socket.socket) -> None:
+def answer_as_child(settings: Settings, listener: socket.socket, everybody: Everybody) -> None:
     """The same in a process of its own, which ends with the one that started it, even if that was killed."""
     logs.configure(settings.log_level, settings.log_format)
-    threading.Thread(target=_end_with_parent, args=(limit(settings),), daemon=True, name="parent").start()
+    threading.Thread(target=_end_with_parent, args=(limit(settings), everybody), daemon=True, name="parent").start()
     try:
-        answer(settings, listener)
+        answer(settings, listener, everybody=everybody)
     except StartError as error:
         log.error("%s", error)  # noqa: TRY400  # it is one line for a person
         sys.exit(STARTUP_FAILURE)
@@ -66,10 +68,11 @@ def limit(settings: Settings) -> float:
     return settings.drain_seconds + 2 * GRACE_SECONDS
 
 
-def _end_with_parent(seconds: float) -> None:
+def _end_with_parent(seconds: float, everybody: Everybody) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    everybody.leave()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(seconds)
     os._exit(1)

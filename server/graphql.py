@@ -43,7 +43,10 @@ LONG_NUMBERS = (b"0" * 16, b"0e")
 # Each takes up to two hundred bytes, of two that are sent. A bulk change of the largest size has 300 000.
 MOST_VALUES = 500_000
 SEPARATORS = (b",", b"[", b"{")
-TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# Where nothing is escaped. A text that does not end is one, too: so nothing is looked at twice.
+TEXTS = re.compile(rb'"[^"]*"?')
+# A value may have a name, and both may be texts.
+MOST_QUOTES = 4 * (MOST_VALUES + 1)
 # From here on a floating-point number stands for several whole ones: it could be one user's id, or another's.
 INEXACT = 2**53
 NO_PAGE = "There is no page here: GraphQL is asked with POST. GraphiQL is served where SEGMENTQL_GRAPHIQL is on."
@@ -83,8 +86,6 @@ class GraphQLView(GraphQL[Context, None]):
         # A route takes also what ends in a newline, which whoever looks at the path before us does not mean.
         if request.scope["path"] != PATH:
             return refusal(request, 404, "There is nothing here.")
-        if request.method not in ("GET", "POST"):
-            return refusal(request, 405, "GraphQL is asked with GET or POST.", {"Allow": "GET, POST"})
         if wants_page(request):
             return graphiql.page() if self._graphiql else refusal(request, 404, NO_PAGE)
         if _media(request) is None:
@@ -103,6 +104,7 @@ class GraphQLView(GraphQL[Context, None]):
             origin=lambda: self._public_url or _origin(request),
             # Without it nothing is executed (server/authentication.py).
             caller=request.state.caller,
+            payer=request.state.payer,
         )
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
@@ -196,6 +198,13 @@ def refusal(
     return Response(body, status, {"Content-Type": f"{media}; charset=utf-8", **(headers or {})})
 
 
+def not_allowed(request: Request) -> Response | None:
+    """Of another method not even the caller is looked for, nor any body."""
+    if request.method in ("GET", "POST"):
+        return None
+    return refusal(request, 405, "GraphQL is asked with GET or POST.", {"Allow": "GET, POST"})
+
+
 def wants_page(request: Request) -> bool:
     return (
         request.method == "GET"
@@ -217,7 +226,12 @@ def _values(data: str | bytes) -> int:
     """How many there may be at the most; more exactly, should that be too many: in a text a comma is none."""
     text = data if isinstance(data, bytes) else data.encode()
     found = sum(map(text.count, SEPARATORS))
-    return found if found <= MOST_VALUES else sum(map(TEXTS.sub(b"", text).count, SEPARATORS))
+    if found <= MOST_VALUES:
+        return found
+    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if text.count(b'"') >= MOST_QUOTES:
+        return MOST_VALUES + 1
+    return sum(map(TEXTS.sub(b"", text).count, SEPARATORS))
 
 
 def _exact(digits: str) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import logging
+import multiprocessing
 import select
 import signal
 import socket
@@ -23,6 +24,8 @@ from server.stop import Stop
 log = logging.getLogger(__name__)
 # A service manager tells every process of ours, and so does the one that started them: that is one signal, not two.
 ECHO_SECONDS = 1
+# So long it takes at the most until a process that shares its socket knows that the others leave, too.
+TOGETHER_SECONDS = 0.5
 # How long requests that are on their way have to arrive, once nobody new is let in.
 LAST_SECONDS = 0.3
 # How long one that has begun to arrive has to do so.
@@ -49,14 +52,40 @@ class Leaving:
     begun: bool = False
 
 
+class Everybody:
+    """Whether all processes that share a socket leave; what one of them is told, all know.
+
+    Without a lock, which a process that is killed could have taken with it.
+    """
+
+    def __init__(self) -> None:
+        self._leaves = multiprocessing.get_context("spawn").RawValue("b", 0)
+
+    @property
+    def leaves(self) -> bool:
+        return bool(self._leaves.value)
+
+    def leave(self) -> None:
+        self._leaves.value = 1
+
+
 class Server(uvicorn.Server):
     """On SIGTERM says for some seconds that it is not ready, and serves on; on a second one, or Ctrl-C, it does not.
 
-    Then nobody new is let in, and what was accepted is finished.
+    Then nobody new is let in, and what was accepted is finished. One of several processes on the same socket leaves
+    those who are new to the others, unless `everybody` says that these leave, too.
     """
 
-    def __init__(self, config: uvicorn.Config, stop: Stop | None, leaving: Leaving, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        stop: Stop | None,
+        leaving: Leaving,
+        drain_seconds: float,
+        everybody: Everybody | None = None,
+    ) -> None:
         super().__init__(config)
+        self._everybody = everybody
         self._stop = stop
         self._leaving = leaving
         self._drain_seconds = drain_seconds
@@ -83,10 +112,24 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._leaving.begun = True
-        for each in sockets or ():
-            _let_nobody_in(each)
+        if await self._everybody_leaves():
+            for each in sockets or ():
+                _let_nobody_in(each)
+        else:
+            # Those who wait to be let in are the others', and so is the socket.
+            for server in self.servers:
+                server.close()
         await self._finish_arriving()
         await super().shutdown(sockets)
+
+    async def _everybody_leaves(self) -> bool:
+        if self._everybody is None:
+            return True
+        for _ in range(int(TOGETHER_SECONDS / PAUSE_SECONDS)):
+            if self._everybody.leaves:
+                break
+            await asyncio.sleep(PAUSE_SECONDS)
+        return self._everybody.leaves
 
     async def _finish_arriving(self) -> None:
         """Answer what was sent before anybody could know that we leave: uvicorn closes a connection that is idle for

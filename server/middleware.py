@@ -5,15 +5,20 @@ from contextlib import suppress
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from resolvers.links import PATH
-from server.graphql import refusal
+from resolvers.errors import Overloaded
+from server.graphql import PATH, refusal
 
 # A client that sends more slowly than this is not there to ask anything.
 BODY_SECONDS = 30
 # How long a client may go on sending what nobody keeps: cut off at once, many never read why.
 LINGER_SECONDS = 2
+# All bodies together may hold as much as so many of the largest. What has no more than a share of its own finds room
+# always: hundreds of these are few megabytes.
+MOST_LARGE = 16
+SHARE_BYTES = 65_536
 CLOSE = {"Connection": "close"}
 YEAR_SECONDS = 31_536_000
 HEADERS = {
@@ -29,48 +34,62 @@ HEADERS = {
 
 
 class BodyLimit:
-    """Reads the body before the application does, and no further than allowed."""
+    """Reads what is asked of GraphQL before the application does, and no further than allowed.
+
+    No other body is read at all, but an upload: that is of any size, is never held in memory, and has its own limit.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        # Of all bodies, beyond the share of each.
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # An upload is of any size: it is never held in memory, and has a limit of its own.
-        upload = scope["type"] == "http" and scope["method"] == "PUT" and scope["path"].startswith(PATH)
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD") or upload:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != PATH:
             await self.app(scope, receive, send)
             return
-        request = Request(scope)
+        body, size = bytearray(), 0
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self._body(request, receive)
-        except TimeoutError:
-            await refusal(request, 408, "The body did not arrive in time.", CLOSE)(scope, receive, send)
-            return
+            refused = await self._refused(Request(scope), receive, body)
+            if refused is None:
+                size, whole = len(body), bytes(body)
+                # It is in memory once.
+                body.clear()
+                await self.app(scope, _replaying(whole, receive), send)
+                return
         except ClientDisconnect:
             return
-        if body is None:
-            too_large = refusal(request, 413, f"The body has more than {self.max_bytes} bytes.", CLOSE)
-            await too_large(scope, receive, lingering(receive, send))
-            return
-        await self.app(scope, _replaying(body, receive), send)
+        finally:
+            self._held -= _beyond_share(size or len(body))
+        body.clear()
+        await refused(scope, receive, lingering(receive, send))
 
-    async def _body(self, request: Request, receive: Receive) -> bytes | None:
-        """The body, or None when it is too large."""
+    async def _refused(self, request: Request, receive: Receive, body: bytearray) -> Response | None:
+        """Why the body is not read to its end. It is added to `body`, as far as it was."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self._read(request, receive, body)
+        except TimeoutError:
+            return refusal(request, 408, "The body did not arrive in time.", CLOSE)
+
+    async def _read(self, request: Request, receive: Receive, body: bytearray) -> Response | None:
         # That it is a number the HTTP server has made sure of.
-        if int(request.headers.get("content-length", "0")) > self.max_bytes:
-            return None
-        body = bytearray()
-        while True:
+        too_large = int(request.headers.get("content-length", "0")) > self.max_bytes
+        while not too_large:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
+            before = _beyond_share(len(body))
             body += message.get("body", b"")
-            if len(body) > self.max_bytes:
+            beyond = _beyond_share(len(body))
+            self._held += beyond - before
+            if beyond and self._held > MOST_LARGE * self.max_bytes:
+                return refusal(request, 503, str(Overloaded()), {"Retry-After": "1", **CLOSE}, retryAfterMs=1_000)
+            too_large = len(body) > self.max_bytes
+            if not too_large and not message.get("more_body", False):
                 return None
-            if not message.get("more_body", False):
-                return bytes(body)
+        return refusal(request, 413, f"The body has more than {self.max_bytes} bytes.", CLOSE)
 
 
 class StandardHeaders:
@@ -89,6 +108,10 @@ class StandardHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers)
+
+
+def _beyond_share(size: int) -> int:
+    return max(0, size - SHARE_BYTES)
 
 
 def _replaying(body: bytes, receive: Receive) -> Receive:

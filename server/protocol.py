@@ -20,6 +20,10 @@ MOST_HEADERS = 100
 # Of what is left to send at least so much is read within that time, or nobody is there who wants it.
 READ_SECONDS = 30
 READ_BYTES = 30_000
+# An answer is whole in memory, and who asked holds no place any more: so it is not sent for long, however large it is.
+ANSWER_SECONDS = 120
+# Requests sent before the answers to earlier ones have come. What is asked beyond is left to another connection.
+MOST_QUEUED = 16
 # How long a client may go on sending what nobody reads: cut off at once, many never read why.
 LINGER_SECONDS = 2
 # Of one process. Each takes some kilobytes, and a file; files are needed for other things, too.
@@ -56,12 +60,16 @@ class Protocol(HttpToolsProtocol):
         self._bounds = bounds
         self._timer: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
+        # Runs where the answer has gone ahead of the body.
+        self._lingering: asyncio.TimerHandle | None = None
         # Between the first byte of a request and the end of its headers; between that and its end.
         self._in_headers = self._in_body = False
         # Whether a request began, or ended, with the bytes that are being looked at.
         self._began = self._ended = False
         # Of headers that are not complete.
         self._arrived = 0
+        # After headers that are, without a byte of the body: how it is cut into chunks, and what trails behind it.
+        self._beside = 0
         self._too_large = self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -82,7 +90,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._bounds.idle.pop(self, None)
         self._unset_keepalive_if_required()
-        for timer in (self._timer, self._reading):
+        for timer in (self._timer, self._reading, self._lingering):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -96,11 +104,22 @@ class Protocol(HttpToolsProtocol):
             return
         self._bounds.idle.pop(self, None)
         self._began = self._ended = False
+        self._beside += len(data)
         super().data_received(data)
+        self._look(len(data))
+
+    def _look(self, size: int) -> None:
+        """What is to be done after so many bytes were read."""
+        if self._refused:
+            return
         if self._in_headers and not self._began:
-            self._arrived += len(data)
+            self._arrived += size
             if self._arrived > self._bounds.header_bytes:
                 self._refuse_headers()
+        elif self._in_body and self._beside > self._bounds.header_bytes:
+            self._refuse_headers()
+        elif self._ended and not self._in_headers and self.cycle.response_complete:
+            self._keep()
         self._watch_headers()
 
     def _watch_headers(self) -> None:
@@ -120,6 +139,8 @@ class Protocol(HttpToolsProtocol):
         self._arrived = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_body:
+            return  # it trails behind the body, and may not change what was said before
         super().on_header(name, value)
         if len(self.headers) > MOST_HEADERS:
             self._too_large = True
@@ -129,8 +150,15 @@ class Protocol(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._bounds.header_bytes:
             self._too_large = True
             raise ValueError
-        self._in_headers, self._in_body = False, True
+        if len(self.pipeline) >= MOST_QUEUED:
+            raise ValueError
         super().on_headers_complete()
+        self._in_headers, self._in_body = False, True
+        self._beside = 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._beside = 0
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -138,12 +166,25 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.timeout_keep_alive_task is not None:
+        if self.timeout_keep_alive_task is None:
+            return
+        if self._in_body:
+            self._unset_keepalive_if_required()
+            self._lingering = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
             self._bounds.idle[self] = None
+
+    def _keep(self) -> None:
+        """For the next request: the body has come to its end, too."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._bounds.idle[self] = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reading()
+        self._watch_reading(self.loop.time() + ANSWER_SECONDS)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -157,15 +198,16 @@ class Protocol(HttpToolsProtocol):
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
-    def _watch_reading(self) -> None:
+    def _watch_reading(self, end: float) -> None:
         left = self.transport.get_write_buffer_size()
-        self._reading = self.loop.call_later(READ_SECONDS, self._require_read, left)
+        seconds = min(READ_SECONDS, end - self.loop.time())
+        self._reading = self.loop.call_later(seconds, self._require_read, left, end)
 
-    def _require_read(self, left: int) -> None:
-        if left - self.transport.get_write_buffer_size() < READ_BYTES:
+    def _require_read(self, left: int, end: float) -> None:
+        if left - self.transport.get_write_buffer_size() < READ_BYTES or self.loop.time() >= end:
             self.transport.abort()
         else:
-            self._watch_reading()
+            self._watch_reading(end)
 
     def _refuse_headers(self) -> None:
         message = f"The headers have more than {self._bounds.header_bytes} bytes, or are more than {MOST_HEADERS}."
@@ -178,9 +220,16 @@ class Protocol(HttpToolsProtocol):
         """Say why, as a GraphQL client can read it, and read nothing more of this connection."""
         self._refused = True
         if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
-            # An earlier request is being answered: that is the last.
-            self.cycle.keep_alive = False
-            self.flow.pause_reading()
+            if not self._in_body or self.cycle.response_started or self.pipeline:
+                # An earlier request is being answered: that is the last.
+                self.cycle.keep_alive = False
+                self.flow.pause_reading()
+                return
+            # It will never be whole, and whoever reads it is told so: the answer is ours.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        elif self._in_body:
+            self.transport.close()  # it has its answer
             return
         self._unset_keepalive_if_required()
         code = CODES.get(status, "BAD_USER_INPUT")

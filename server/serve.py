@@ -19,6 +19,7 @@ from multiprocessing.context import SpawnProcess
 from uvicorn.config import STARTUP_FAILURE
 
 from server import answering, background, database, embedded, exposure
+from server.leaving import Everybody
 from server.settings import Settings, StartError
 from server.stop import Stop
 
@@ -73,8 +74,9 @@ def _answer(settings: Settings, listener: socket.socket, stop: Stop) -> None:
 
 def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
     """Several server processes. One that dies is replaced, and all end with us."""
+    everybody = Everybody()
     try:
-        processes = [_start(settings, listener, number) for number in range(settings.workers)]
+        processes = [_start(settings, listener, everybody, number) for number in range(settings.workers)]
         first = tuple(processes)
         while True:
             connection.wait([each.sentinel for each in processes], TICK_SECONDS)
@@ -86,10 +88,11 @@ def _supervise(settings: Settings, listener: socket.socket, stop: Stop) -> None:
                 log.error("server process %s died (exit code %s) and is replaced", dead.pid, dead.exitcode)
                 time.sleep(PAUSE_SECONDS)
                 number = processes.index(dead)
-                processes[number] = _start(settings, listener, number)
+                processes[number] = _start(settings, listener, everybody, number)
     finally:
         # Each has its own copy. Or, when they have left, callers would go on connecting, and nobody would answer.
         listener.close()
+        everybody.leave()
         _end(stop, answering.limit(settings))
 
 
@@ -111,10 +114,10 @@ def _end(stop: Stop, seconds: float) -> None:
         each.kill()
 
 
-def _start(settings: Settings, listener: socket.socket, number: int) -> SpawnProcess:
+def _start(settings: Settings, listener: socket.socket, everybody: Everybody, number: int) -> SpawnProcess:
     if settings.metrics_port is not None:
         settings = dataclasses.replace(settings, metrics_port=settings.metrics_port + number)
-    process = SPAWN.Process(target=answering.answer_as_child, args=(settings, listener))
+    process = SPAWN.Process(target=answering.answer_as_child, args=(settings, listener, everybody))
     # It inherits that Ctrl-C, which reaches all of us, is ignored until it can stop in an orderly way.
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from db import files, tasks
+from db.clock import ticks
 from db.files import Files, NotStored
 from db.tables import TaskKind, TaskStatus
 from db.tasks import Task
@@ -21,11 +23,15 @@ from resolvers.errors import Overloaded
 from resolvers.links import PATH, UPLOAD, BadLink
 
 log = logging.getLogger(__name__)
-# A client that sends nothing for so long has left.
-SILENCE_SECONDS = 60
+# A client that has not sent at least so much after waiting for so long has left, or only holds its place.
+WAIT_SECONDS = 60
+WAIT_BYTES = 60_000
+# A token may be revoked while its file is arriving.
+CHECK_SECONDS = 60
 # Each has some megabytes in memory, and goes to the same disk.
 MOST_AT_ONCE = 8
 GZIP = b"\x1f\x8b"
+ENDED = "The link has ended with the token that it was made for."
 NOT_WAITED_FOR = "Nobody waits for this file: the import has another one already, or has ended."
 
 
@@ -55,6 +61,8 @@ class Uploads:
             return await self._keep(request, context, task)
         except TooLargeError:
             return self._too_large()
+        except BadLink as bad:
+            return JSONResponse({"error": str(bad)}, 403)
         except TimeoutError:
             return JSONResponse({"error": "The file did not arrive in time."}, 408)
         except ClientDisconnect:
@@ -104,13 +112,7 @@ class Uploads:
 
     async def _read(self, request: Request, write: Callable[[bytes], Awaitable[None]] | None = None) -> dict[str, Any]:
         digest, size, beginning = hashlib.sha256(), 0, b""
-        stream = aiter(request.stream())
-        while True:
-            try:
-                async with asyncio.timeout(SILENCE_SECONDS):
-                    chunk = await anext(stream)
-            except StopAsyncIteration:
-                break
+        async for chunk in _arriving(request):
             size += len(chunk)
             if size > self._max_bytes:
                 raise TooLargeError
@@ -121,7 +123,32 @@ class Uploads:
         return {"bytes": size, "sha256": digest.hexdigest(), "gzip": beginning == GZIP}
 
     def _too_large(self) -> Response:
-        return JSONResponse({"error": f"The file has more than {self._max_bytes} bytes."}, 413, {"Connection": "close"})
+        return JSONResponse({"error": f"The file has more than {self._max_bytes} bytes."}, 413)
+
+
+async def _arriving(request: Request) -> AsyncIterator[bytes]:
+    """The body's pieces. Raises TimeoutError when they come too slowly, and BadLink when the link's token has ended."""
+    links, token_id = request.state.context.links, request.query_params.get("token")
+    stream, left, missing = aiter(request.stream()), float(WAIT_SECONDS), WAIT_BYTES
+    checked = ticks()
+    while True:
+        asked = ticks()
+        try:
+            # Only what the client takes counts, and not what the disk does.
+            async with asyncio.timeout(left):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        now = ticks()
+        left, missing = left - (now - asked), missing - len(chunk)
+        if missing <= 0:
+            left, missing = float(WAIT_SECONDS), WAIT_BYTES
+        if token_id is not None and now - checked >= CHECK_SECONDS:
+            checked = now
+            with suppress(Overloaded):
+                if not await links.good(token_id):
+                    raise BadLink(ENDED)
+        yield chunk
 
 
 async def _find(context: Context, task_id: UUID) -> Task | None:

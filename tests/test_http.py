@@ -499,7 +499,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_given_up(serve: Serve, mon
 
 
 async def test_a_request_whose_client_left_while_sending_is_not_run() -> None:
-    scope = {"type": "http", "method": "POST", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": "/graphql", "headers": []}
     arriving: list[Message] = [
         {"type": "http.request", "body": b'{"query": "mutation { __typename }"}', "more_body": True},
         {"type": "http.disconnect"},

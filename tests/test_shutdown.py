@@ -146,11 +146,31 @@ async def test_nothing_that_was_accepted_is_lost_when_a_busy_process_is_told_to_
     load = Load(process.port)
     async with load.running():
         assert await until(lambda: load.answers > 10 * CLIENTS)
+        if arguments:
+            await one_leaves(process, load)
         process.process.send_signal(signal.SIGTERM)
         assert await process.ended() == 0
         assert await until(lambda: load.refused == CLIENTS or bool(load.lost))
     assert load.lost == []
     assert "Traceback" not in process.log.read_text()
+
+
+async def one_leaves(process: Process, load: Load) -> None:
+    """Of several on one socket: who comes then, and while it is being replaced, is the others'."""
+    os.kill(workers_of(process.process.pid)[0], signal.SIGTERM)
+    assert await until(lambda: "is replaced" in process.log.read_text())
+    before = load.answers
+    for _ in range(10):
+        async with asyncio.timeout(5):
+            with closing(await connect(process.port)) as connection:
+                assert (await connection.ask(REQUEST))[0].startswith(b"HTTP/1.1 200 ")
+    assert await until(lambda: load.answers > before + 10 * CLIENTS)
+    assert (load.lost, load.refused) == ([], 0)
+
+
+def workers_of(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(each) for each in children if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
 async def test_nobody_notices_when_processes_behind_a_balancer_are_replaced(start: Start) -> None:
