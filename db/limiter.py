@@ -1,7 +1,7 @@
 """How much somebody may do in a while: points in a bucket that fills up steadily, shared by all processes.
 
 The algorithm is GCRA: of a bucket only the instant is kept at which it will be full again. Whoever spends moves it
-further away, and who would move it further than an empty bucket takes to fill is refused, and moves nothing.
+further away, and who would move it further than an empty bucket takes to fill is refused, and pays a fee at the most.
 """
 
 import asyncio
@@ -54,9 +54,9 @@ class Verdict:
     again_us: int
 
 
-# A bucket, and in microseconds what is to be taken from it and what it holds; and whether that was taken, and what it
-# lacks then.
-Wanted = tuple[str, int, int]
+# A bucket, and in microseconds what is to be taken from it, what it holds, and the fee; and whether it was taken, and
+# what the bucket lacks then.
+Wanted = tuple[str, int, int, int]
 Spent = tuple[bool, int]
 
 
@@ -75,9 +75,12 @@ class Limiter:
         self._waiting: list[tuple[Wanted, asyncio.Future[Spent]]] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def spend(self, bucket: str, points: int, policy: Policy) -> Verdict:
-        """Take the points, all of them or none. Of none it tells how the bucket stands."""
-        wanted = bucket, policy.microseconds(points), policy.microseconds(policy.burst)
+    async def spend(self, bucket: str, points: int, policy: Policy, fee: int = 0) -> Verdict:
+        """Take the points, all of them or none; instead of none a fee, or what there is of it.
+
+        Of no points it tells how the bucket stands.
+        """
+        wanted = bucket, policy.microseconds(points), policy.microseconds(policy.burst), policy.microseconds(fee)
         answer: asyncio.Future[Spent] = asyncio.get_running_loop().create_future()
         self._waiting.append((wanted, answer))
         if self._sender is None:
@@ -102,20 +105,20 @@ class Limiter:
             self._sender = None
 
     async def _ask(self, wanted: Sequence[Wanted]) -> list[int] | None:
-        keys = [LIMIT + bucket.encode() for bucket, _, _ in wanted]
-        args = [number for _, cost, most in wanted for number in (cost, most)]
+        keys = [LIMIT + bucket.encode() for bucket, *_ in wanted]
+        args = [number for _, *numbers in wanted for number in numbers]
         found: list[int] | None = await self._cache.run(SPEND, keys, args)
         return found
 
-    def _spend(self, bucket: str, cost: int, most: int) -> Spent:
+    def _spend(self, bucket: str, cost: int, most: int, fee: int) -> Spent:
         """The same as the script does in Redis (db/limiter_script.py)."""
         now = self._clock() // 1_000
         full = self._own.find(bucket)
         ahead = 0 if full is None or not now < full <= now + most else full - now
-        if ahead + cost > most:
-            return False, ahead
-        self._own.keep(bucket, now + ahead + cost)
-        return True, ahead + cost
+        allowed = ahead + cost <= most
+        ahead += cost if allowed else min(fee, most - ahead)
+        self._own.keep(bucket, now + ahead)
+        return allowed, ahead
 
 
 def verdict(policy: Policy, *, allowed: bool, ahead: int, cost: int) -> Verdict:

@@ -276,7 +276,7 @@ async def _mutate(
     async def committed(_: Outcome) -> None:
         await info.context.cache.invalidate(list(set(user_ids)))
 
-    turn = partial(info.context.bulk_turns.of, slugs)
+    turn = partial(info.context.bulk_turns.of, slugs, info.context.payer)
     done, errors = await mutate(info, key, arguments, wrong, work, committed, turn)
     if done is None:
         return BulkChangePayload(replayed=False, user_errors=errors)

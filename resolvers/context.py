@@ -1,6 +1,5 @@
 """What every resolver is given besides its arguments."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from db.cache import Cache
 from resolvers.callers import Caller
 from resolvers.catalogue import Catalogue
 from resolvers.errors import LimitExceeded
+from resolvers.fair_turns import FairTurns
 from resolvers.idempotency import Operations
 from resolvers.links import Links
 from resolvers.reads import Reads
@@ -55,8 +55,8 @@ class Budget:
 @dataclass(frozen=True, slots=True)
 class Context:
     reader: AsyncEngine
-    # How many queries may have a connection at a time, besides those for memberships; further ones wait their turn.
-    queries: asyncio.Semaphore
+    # How many queries may have a connection at a time, besides those for memberships; callers take turns.
+    queries: FairTurns
     budget: Budget
     cache: Cache
     catalogue: Catalogue
@@ -72,6 +72,8 @@ class Context:
     # What callers have to put in front of our paths.
     origin: Callable[[], str]
     caller: Caller
+    # Whose share of everything this takes: the client's, or where nobody is asked who they are, the address's.
+    payer: str
 
     @property
     def client(self) -> str:
@@ -81,7 +83,7 @@ class Context:
     @asynccontextmanager
     async def querying(self) -> AsyncIterator[AsyncConnection]:
         """A connection for one statement."""
-        async with self.queries, self.reader.connect() as conn:
+        async with self.queries.one(self.payer), self.reader.connect() as conn:
             yield conn
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db import operations
-from resolvers.errors import Overloaded, Refused, in_progress, key_reused
+from resolvers.errors import Refused, in_progress, key_reused
 from resolvers.places import Places
 
 # What PostgreSQL undoes because of somebody else: nothing was answered yet, so it is simply done again.
@@ -65,26 +65,27 @@ class Operations:
     def __init__(self, writer: AsyncEngine, most: int) -> None:
         self._writer = writer
         # Of those who wait for an answer, and of what is at work, which may outlast them.
-        self._callers = Places(most)
-        self._most = most
+        self._callers, self._at_work = Places(most), Places(most)
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Done]]] = {}
 
-    async def once(self, request: Request, work: Work, committed: Committed, turn: Turn = nullcontext) -> Done:
+    async def once(
+        self, request: Request, work: Work, committed: Committed, turn: Turn = nullcontext, *, caller: str
+    ) -> Done:
         """Do `work` in a transaction, unless its key was used: then what came of it the first time is the answer.
 
         `work` gets the transaction and the operation's id. `committed` runs after the commit and before the answer,
         for replays too: a retry makes up for a first call that died in between. Raises `Refused`, and Overloaded when
-        as much is at work as may be.
+        as much is at work as may be, of all or of this caller.
 
         Work that may have to wait does so for its turn first, without a connection: so it leaves some to others.
 
         The work goes on when its caller is cancelled. Duplicates that arrive meanwhile wait for it without a
         connection, so a storm of retries of one slow key takes nothing from others.
         """
-        with self._callers.one():
-            return await self._once(request, work, committed, turn)
+        with self._callers.one(caller):
+            return await self._once(request, work, committed, turn, caller)
 
-    async def _once(self, request: Request, work: Work, committed: Committed, turn: Turn) -> Done:
+    async def _once(self, request: Request, work: Work, committed: Committed, turn: Turn, caller: str) -> Done:
         place = (request.client, request.key)
         while (running := self._running.get(place)) is not None:
             fingerprint, task = running
@@ -96,11 +97,15 @@ class Operations:
             if not task.cancelled() and task.exception() is None:
                 raise Refused([key_reused()])
             # The other request failed and has left the key unused.
-        if len(self._running) >= self._most:
-            raise Overloaded
+        self._at_work.take(caller)
         task = asyncio.create_task(self._run(request, work, committed, turn))
         self._running[place] = (request.fingerprint, task)
-        task.add_done_callback(lambda _: self._running.pop(place))
+
+        def ended(_: asyncio.Task[Done]) -> None:
+            del self._running[place]
+            self._at_work.give(caller)
+
+        task.add_done_callback(ended)
         return await asyncio.shield(task)
 
     async def note(self, write: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:

@@ -16,10 +16,10 @@ from db.files import Files
 from resolvers.callers import Caller
 
 PATH = "/files/"
-# Seconds since 1970, in the one way of writing them that is ours.
-# What is uploaded comes before the first attempt.
-UPLOAD = 0
-INSTANT = re.compile("[1-9][0-9]{9,11}")
+# What is uploaded comes before the first attempt; and for what is none no link is made.
+UPLOAD, NONE = 0, -1
+# In the one way of writing them that is ours: seconds since 1970, and the number of an attempt.
+INSTANT, ATTEMPT = re.compile("[1-9][0-9]{9,11}"), re.compile("[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,13 @@ class Links:
         """A link to PUT the task's file to, for whoever has it, made anew each time."""
         return self._url(task_id, UPLOAD, origin, self._expires(caller), caller.token_id)
 
+    async def check_download(self, task_id: UUID, query: Mapping[str, str]) -> int:
+        """Whose file it is: the attempt's that the query names. Raises BadLink as `check` does."""
+        named = query.get("attempt", "")
+        attempt = int(named) if ATTEMPT.fullmatch(named) else NONE
+        await self.check(task_id, attempt, query)
+        return attempt
+
     async def check(self, task_id: UUID, attempt: int, query: Mapping[str, str]) -> None:
         """Raise BadLink unless the query is one that `make`, or `upload` for an attempt of UPLOAD, has made for this
         very file, and is still good.
@@ -79,7 +86,7 @@ class Links:
 
     def _url(self, task_id: UUID, attempt: int, origin: str, expires: int, token_id: str | None) -> str:
         signature = self._signature(task_id, attempt, expires, token_id)
-        query = {"expires": expires, "token": token_id, "signature": signature}
+        query = {"attempt": attempt or None, "expires": expires, "token": token_id, "signature": signature}
         given = urlencode({name: value for name, value in query.items() if value is not None})
         return f"{origin}{PATH}{task_id}?{given}"
 

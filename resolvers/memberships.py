@@ -64,7 +64,7 @@ async def change_user_segments(
         await info.context.cache.invalidate([input.user_id])
 
     wrong = wrong_change(input, info.context.limits.changes, "input")
-    turn = partial(info.context.turns.of, [*input.add, *input.remove])
+    turn = partial(info.context.turns.of, [*input.add, *input.remove], info.context.payer)
     done, errors = await mutate(info, idempotency_key, {"input": input}, wrong, work, committed, turn)
     if done is None:
         return ChangeUserSegmentsPayload(None, replayed=False, user_errors=errors)

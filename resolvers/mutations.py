@@ -33,7 +33,7 @@ async def mutate(
         return None, _refused(errors)
     request = idempotency.request(info.context.client, key, info.field_name, **arguments)
     try:
-        done = await info.context.operations.once(request, work, committed, turn)
+        done = await info.context.operations.once(request, work, committed, turn, caller=info.context.payer)
     except Refused as refused:
         return None, _refused(refused.errors)
     if done.replayed:

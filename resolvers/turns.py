@@ -18,12 +18,12 @@ class Turns:
         self._segments: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
     @asynccontextmanager
-    async def of(self, slugs: Collection[str]) -> AsyncIterator[None]:
+    async def of(self, slugs: Collection[str], caller: str) -> AsyncIterator[None]:
         """Wait for a turn at each of the segments, in one order, and then for one at all.
 
-        Raises Overloaded when too many wait already.
+        Raises Overloaded when too many wait already, or too many of this caller.
         """
-        with self._places.one():
+        with self._places.one(caller):
             async with self._turn(slugs):
                 yield
 

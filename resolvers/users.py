@@ -127,6 +127,7 @@ async def is_in(
     info: Info,
     slug: Annotated[str, strawberry.argument(description="A segment's name; one that does not exist has no members.")],
 ) -> bool:
+    info.context.budget.spend(1)
     active = await info.context.reads.memberships(user.id)
     return any(membership.segment.slug == slug for membership in active)
 

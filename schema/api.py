@@ -12,7 +12,7 @@ from strawberry.types import ExecutionContext
 from db.tables import Scope
 from resolvers import bulk, imports, memberships, reports, segments, tasks, users
 from resolvers.values import BigInt
-from schema.costs import listing, of_points, page, writing
+from schema.costs import listing, of_points, one_statement, page, writing
 from schema.fields import leave_defaults_of_null_unsaid, resolved_by
 from schema.payloads import BulkChangePayload, ChangeUserSegmentsPayload, SegmentPayload, TaskPayload
 from schema.scalars import BIG_INT, DateTime
@@ -29,12 +29,17 @@ class Query:
     users: list[User] = resolved_by(
         users.users, "Up to 100 users, answered in the order asked.", Scope.READ, cost=listing("ids")
     )
-    segment: Segment | None = resolved_by(segments.segment, "A live segment, or null.", Scope.READ)
+    segment: Segment | None = resolved_by(
+        segments.segment, "A live segment, or null.", Scope.READ, cost=one_statement()
+    )
     segments: SegmentConnection = resolved_by(
         segments.list_segments, "Segments, ordered by slug.", Scope.READ, cost=page("first")
     )
     task: Task | None = resolved_by(
-        tasks.task, "A background task of yours, for polling; null when you have no such.", Scope.READ
+        tasks.task,
+        "A background task of yours, for polling; null when you have no such.",
+        Scope.READ,
+        cost=one_statement(),
     )
     tasks: TaskConnection = resolved_by(
         tasks.list_tasks, "Your background tasks, the newest first.", Scope.READ, cost=page("first")
@@ -49,16 +54,17 @@ class Query:
 )
 class Mutation:
     create_segment: SegmentPayload = resolved_by(
-        segments.create_segment, "Create a segment, without members.", Scope.WRITE
+        segments.create_segment, "Create a segment, without members.", Scope.WRITE, cost=one_statement()
     )
     update_segment: SegmentPayload = resolved_by(
-        segments.update_segment, "Change what a segment says about itself.", Scope.WRITE
+        segments.update_segment, "Change what a segment says about itself.", Scope.WRITE, cost=one_statement()
     )
     delete_segment: SegmentPayload = resolved_by(
         segments.delete_segment,
         "Ends every membership at once, however many there are; history stays; the slug may be used again, for a new "
         "segment without members.",
         Scope.ADMIN,
+        cost=one_statement(),
     )
     change_user_segments: ChangeUserSegmentsPayload = resolved_by(
         memberships.change_user_segments,
@@ -69,15 +75,15 @@ class Mutation:
     change_memberships: BulkChangePayload = resolved_by(
         bulk.change_memberships,
         "The same for many users in one transaction: up to 10 000 changes. While it is at work, a second or "
-        "two at the most, other changes of the same segments wait. Costs a point for every 1000 pairs of a user and a "
-        "segment.",
+        "two at the most, other changes of the same segments wait. Costs a point, and another for every 1000 pairs of "
+        "a user and a segment.",
         Scope.WRITE,
         cost=writing("input.changes.add", "input.changes.remove"),
     )
     add_users_to_segment: BulkChangePayload = resolved_by(
         bulk.add_users_to_segment,
         "Adds up to 100 000 users to a segment in one transaction. While it is at work, a second or two at the most, "
-        "other changes of the segment wait. Costs a point for every 1000 users.",
+        "other changes of the segment wait. Costs a point, and another for every 1000 users.",
         Scope.WRITE,
         cost=writing("input.userIds"),
     )
@@ -113,7 +119,10 @@ class Mutation:
         cost=of_points(50),
     )
     cancel_task: TaskPayload = resolved_by(
-        tasks.cancel_task, "Calls a task off. What it has made so far is thrown away.", Scope.WRITE
+        tasks.cancel_task,
+        "Calls a task off. What it has made so far is thrown away.",
+        Scope.WRITE,
+        cost=one_statement(),
     )
 
 

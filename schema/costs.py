@@ -31,6 +31,8 @@ COST = "cost"
 POINT = 10_000
 # So many of a kind make a point: items of lists, rows of a bulk change, members that are counted.
 ITEMS, ROWS, COUNTED = 50, 1_000, 10_000
+# What the database is asked for by itself: a statement, or a mutation's transaction.
+STATEMENT = POINT
 # It takes as long as a hundred reads.
 INTROSPECTION = 50
 # No `first` and no `limit` may be more, whatever the settings.
@@ -48,30 +50,44 @@ class Cost:
     otherwise: int = 0
     # Whether what is selected below is paid for so many times.
     multiplies: bool = False
+    # Of arguments that take a statement where they are given.
+    asking: tuple[Measure, ...] = ()
 
 
 def page(argument: str) -> Cost:
     """A list of as many items as the argument says."""
-    return Cost(0, (Measure(argument, most=LARGEST_PAGE),), POINT // ITEMS, multiplies=True)
+    return Cost(STATEMENT, (Measure(argument, most=LARGEST_PAGE),), POINT // ITEMS, multiplies=True)
 
 
-def listing(argument: str, otherwise: int = 0) -> Cost:
-    """A list of as many items as the argument, a list, has."""
-    return Cost(0, (Measure(argument),), POINT // ITEMS, otherwise, multiplies=True)
+def listing(argument: str, otherwise: int = 0, *, asking: str | None = None) -> Cost:
+    """A list of as many items as the argument, a list, has; where `asking` is given, found by a statement."""
+    asked = () if asking is None else (Measure(asking),)
+    return Cost(0, (Measure(argument),), POINT // ITEMS, otherwise, multiplies=True, asking=asked)
 
 
 def writing(*lists: str) -> Cost:
     """A change of as many rows as these lists of an argument have items; `input.userIds` is one in an input."""
     paths = [tuple(each.split(".")) for each in lists]
-    return Cost(0, tuple(Measure(path[0], path[1:]) for path in paths), POINT // ROWS)
+    return Cost(STATEMENT, tuple(Measure(path[0], path[1:]) for path in paths), POINT // ROWS)
 
 
 def counting(argument: str) -> Cost:
     """A count up to that number."""
-    return Cost(0, (Measure(argument, most=LARGEST_COUNT),), POINT // COUNTED)
+    return Cost(STATEMENT, (Measure(argument, most=LARGEST_COUNT),), POINT // COUNTED)
+
+
+def one_item() -> Cost:
+    """As much as an item of a list."""
+    return Cost(POINT // ITEMS)
+
+
+def one_statement() -> Cost:
+    """A statement, or a transaction, that nothing makes longer."""
+    return Cost(STATEMENT)
 
 
 def of_points(points: int) -> Cost:
+    """So many points, all in."""
     return Cost(points * POINT)
 
 
@@ -153,12 +169,11 @@ class Price:
         cost = _declared(definition)
         if cost is None:
             return inner
-        sized = _sized(cost, definition, node)
-        if isinstance(inner, int) and isinstance(sized, int):
-            return _units(cost, sized, inner)
-        return lambda asked: _units(
-            cost, sized if isinstance(sized, int) else sized(asked.variables), _value(inner, asked)
-        )
+        items = _sized(cost.measures, cost.otherwise, definition, node)
+        statements = _sized(cost.asking, 0, definition, node)
+        if isinstance(inner, int) and isinstance(items, int) and isinstance(statements, int):
+            return _units(cost, items, statements, inner)
+        return lambda asked: _units(cost, _number(items, asked), _number(statements, asked), _value(inner, asked))
 
     def _type(self, name: str) -> GraphQLObjectType | None:
         type_ = self._schema.get_type(name)
@@ -171,15 +186,15 @@ def _declared(definition: GraphQLField) -> Cost | None:
     return cost if isinstance(cost, Cost) else None
 
 
-def _sized(cost: Cost, definition: GraphQLField, node: FieldNode) -> Sized:
+def _sized(measures: Iterable[Measure], otherwise: int, definition: GraphQLField, node: FieldNode) -> Sized:
     """The sizes of a field's arguments together, as far as it is known without variables."""
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
     constant = 0
     others: list[Callable[[Mapping[str, Any]], int]] = []
-    for measure in cost.measures:
+    for measure in measures:
         argument = definition.args.get(measure.argument)
         default = size_of(measure, argument.default_value) if argument else None
-        one = size(measure, given.get(measure.argument), cost.otherwise if default is None else default)
+        one = size(measure, given.get(measure.argument), otherwise if default is None else default)
         if isinstance(one, int):
             constant += one
         else:
@@ -189,8 +204,13 @@ def _sized(cost: Cost, definition: GraphQLField, node: FieldNode) -> Sized:
     return lambda variables: constant + sum(other(variables) for other in others)
 
 
-def _units(cost: Cost, sized: int, inner: int) -> int:
-    return cost.units + sized * cost.units_each + inner * (sized if cost.multiplies else 1)
+def _units(cost: Cost, items: int, statements: int, inner: int) -> int:
+    own = cost.units + statements * STATEMENT + items * cost.units_each
+    return own + inner * (items if cost.multiplies else 1)
+
+
+def _number(sized: Sized, asked: Asked) -> int:
+    return sized if isinstance(sized, int) else sized(asked.variables)
 
 
 def _value(units: Units, asked: Asked) -> int:

@@ -1,6 +1,7 @@
 """How large an argument is, as it stands in a document or comes in a variable: a number, or the length of a list.
 
-Nothing here raises. What is odd is counted as one: GraphQL, or the resolver, refuses it.
+Nothing here raises. What is odd is counted as one where GraphQL, or the resolver, is sure to refuse it, and otherwise
+as much as it may be.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +10,12 @@ from typing import Any
 
 from graphql import (
     BooleanValueNode,
+    FloatValueNode,
     IntValueNode,
     ListValueNode,
     NullValueNode,
     ObjectValueNode,
     SelectionNode,
-    StringValueNode,
     Undefined,
     ValueNode,
     VariableNode,
@@ -23,8 +24,8 @@ from graphql import (
 Variables = Mapping[str, Any]
 # Known from the document, or only with the variables.
 Sized = int | Callable[[Variables], int]
-# Of a number that any argument may be.
-DIGITS = 10
+# Of a number that may be written out: no more is needed, and Python does not read numbers of any length.
+DIGITS = 100
 ODD = 1
 
 
@@ -92,10 +93,12 @@ def _part(given: object, name: str, variables: Variables) -> object:
 
 
 def _number(given: object, most: int) -> int:
-    if isinstance(given, IntValueNode | StringValueNode):
-        given = given.value
-    if isinstance(given, str) and len(given) <= DIGITS and given.isascii() and given.isdigit():
-        given = int(given)
+    """No argument takes a text, or anything else, for a number; one that is too large, or negative, is refused."""
+    if isinstance(given, IntValueNode | FloatValueNode):
+        if len(given.value) > DIGITS:
+            return most
+        # A whole number may be written with a point or an exponent; what is not whole is refused.
+        given = float(given.value)
     return int(given) if isinstance(given, int | float) and not isinstance(given, bool) and 0 <= given <= most else ODD
 
 

@@ -11,12 +11,12 @@ from resolvers.errors import UserErrorCode
 from resolvers.imports import ImportMode
 from resolvers.users import Freshness
 from resolvers.values import BigInt
-from schema.costs import counting, listing, page
+from schema.costs import counting, listing, one_item, page
 from schema.enums import enum
 from schema.fields import described, resolved_by
 
 # How many there are of one user nobody says beforehand.
-SOME = listing("only", otherwise=10)
+SOME = 10
 
 enum(
     Freshness,
@@ -183,15 +183,15 @@ class User:
     segments: list[Segment] = resolved_by(
         users.user_segments,
         "The user's active segments now, ordered by slug: never one that has expired or was deleted.",
-        cost=SOME,
+        cost=listing("only", SOME),
     )
     memberships: list[Membership] = resolved_by(
         users.user_memberships,
         "The same as `segments`, with when, until and why; or, with `at`, what it would have been then. Segments that "
         "were deleted since are among those.",
-        cost=SOME,
+        cost=listing("only", SOME, asking="at"),
     )
-    is_in: bool = resolved_by(users.is_in, "Whether the user is in the segment now.")
+    is_in: bool = resolved_by(users.is_in, "Whether the user is in the segment now.", cost=one_item())
     history: MembershipEventConnection = resolved_by(
         users.user_history,
         "Every begin, change of expiry and end of the user's memberships, newest first, those by rollouts among them: "

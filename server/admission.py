@@ -29,8 +29,10 @@ from server.settings import Settings
 # Buckets known to be empty; of forgotten ones the limiter knows.
 EMPTY_ONES = 10_000
 RETRY_MS = 1_000
-# What a request costs that was refused before its operation was known.
+# What a request costs that is refused once it was looked at, besides what it took to read it.
 REFUSED_POINTS = 1
+# What a body costs: a point for each so many bytes.
+BYTES = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +58,41 @@ class Bill:
     # None: everything is free.
     policy: Policy | None
     empty: Empty
+    # Bytes that were read of the body.
+    body: int = 0
+    # Points for a document that had to be parsed and validated.
+    document: int = 0
     points: int | None = None
     verdict: Verdict | None = None
 
-    async def pay(self, points: int) -> None:
-        """Raises RateLimited when there are not enough points now, and LimitExceeded when there never will be."""
+    async def pay(self, price: int) -> None:
+        """Raises RateLimited when there are not enough points now, and LimitExceeded when there never will be.
+
+        Whoever is told to come back has paid for being looked at, as far as there were points.
+        """
+        points = price + self._reading
         if self.policy is not None and points > self.policy.burst:
             raise LimitExceeded(f"The operation costs {points} points, and at most {self.policy.burst} can be spent.")
+        await self._spend(points)
+
+    async def settle(self) -> None:
+        """Pay for a request that was refused before anybody knew what it would cost, as far as there are points."""
+        if self.points is None:
+            points = REFUSED_POINTS + self._reading
+            with suppress(RateLimited):
+                await self._spend(points if self.policy is None else min(points, self.policy.burst))
+
+    @property
+    def _reading(self) -> int:
+        return self.body // BYTES + self.document
+
+    async def _spend(self, points: int) -> None:
         self.points = facts.current().cost = points
         if self.policy is None:
             return
         before = ticks()
-        verdict = self.verdict = await self.limiter.spend(self.bucket, points, self.policy)
+        fee = REFUSED_POINTS + self._reading
+        verdict = self.verdict = await self.limiter.spend(self.bucket, points, self.policy, fee)
         if verdict.empty_us:
             # It was decided in between: nobody is refused for too long, or told to come back too early.
             after, again_us = ticks(), max(verdict.empty_us, verdict.again_us)
@@ -79,12 +104,6 @@ class Bill:
             self.empty.forget(self.bucket)
         if not verdict.allowed:
             raise RateLimited(verdict.retry_ms)
-
-    async def settle(self) -> None:
-        """Pay for a request that was refused before anybody knew what it would cost, as far as there are points."""
-        if self.points is None:
-            with suppress(RateLimited):
-                await self.pay(REFUSED_POINTS)
 
 
 _current: ContextVar[Bill] = ContextVar("bill")
@@ -116,6 +135,7 @@ class Admission:
         if refused := self._refused(Request(scope), bucket):
             await refused(scope, receive, lingering(receive, send))
             return
+        scope["state"]["payer"] = bucket
         scope["state"]["traffic"].note()
         self._inside[bucket] += 1
         self._all += 1
@@ -145,6 +165,11 @@ class Admission:
         return None
 
     async def _admit(self, bill: Bill, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted() -> Message:
+            message = await receive()
+            bill.body += len(message.get("body", b""))
+            return message
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 await bill.settle()
@@ -158,7 +183,7 @@ class Admission:
 
         token = _current.set(bill)
         try:
-            await self.app(scope, receive, with_headers)
+            await self.app(scope, counted, with_headers)
         finally:
             _current.reset(token)
 

@@ -94,14 +94,15 @@ class Settings:
         whole(0, 1_000_000),
         "Points that a client (without authentication: an address) gets back each second; 0: without a limit.",
     )
-    rate_burst: int = setting(10_000, whole(1, 10_000_000), "Points that a client can have, and spend at once.")
+    rate_burst: int = setting(10_000, whole(200, 10_000_000), "Points that a client can have, and spend at once.")
     login_failures: int = setting(
         20, whole(1, 10_000), "Wrong tokens that an address may show in a minute, before it is not looked at any more."
     )
     max_concurrent: int = setting(
         1_000,
         whole(1, 100_000),
-        "Requests that one process has under way, half of them mutations at most; further ones are OVERLOADED.",
+        "Requests that one process has under way, half of them mutations at most, and of one client an eighth; further "
+        "ones are OVERLOADED.",
     )
     max_concurrent_per_client: int = setting(
         500, whole(1, 100_000), "Of these, of one client (without authentication: of one address)."

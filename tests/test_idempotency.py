@@ -204,7 +204,7 @@ async def test_twenty_copies_over_two_processes_have_one_effect(
 async def test_a_thousand_copies_on_ten_connections_have_one_effect_while_reads_are_answered(
     serve: Serve, engine: AsyncEngine
 ) -> None:
-    async with serve(pool_size=10, max_concurrent=3_000, max_concurrent_per_client=3_000) as client, serve() as reader:
+    async with serve(pool_size=10, max_concurrent=8_000, max_concurrent_per_client=3_000) as client, serve() as reader:
         await create(client, "A")
         await change(client, 8, add=["A"])
         storm = asyncio.gather(*(_copy(client) for _ in range(1_000)))

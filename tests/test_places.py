@@ -12,8 +12,13 @@ from operations import change, create, new_key
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from resolvers.fair_turns import FairTurns
+
 ADD = """mutation ($input: AddUsersToSegmentInput!, $key: String!) {
   addUsersToSegment(input: $input, idempotencyKey: $key) { added userErrors { code } } }"""
+HELD = {"input": {"slug": "HELD", "userIds": ["1"]}, "key": "held-by-nobody"}
+STATEMENTS = "query ($ids: [ID!]!) { users(ids: $ids) { history(first: 1) { nodes { at } } } }"
+PROXIES = (ip_network("127.0.0.1"),)
 
 
 class Slow:
@@ -49,7 +54,8 @@ async def answered(client: Client, status: int, address: str | None = None) -> h
 
 
 async def test_beyond_so_many_at_a_time_nobody_waits(serve: Serve) -> None:
-    async with serve(max_concurrent=2) as client, Slow(client) as one, Slow(client):
+    trusting = serve(max_concurrent=2, trusted_proxies=PROXIES, graphiql="on")
+    async with trusting as client, Slow(client) as one, Slow(client):
         response = await answered(client, 503)
         assert (code(response), response.headers["Retry-After"]) == ("OVERLOADED", "1")
         assert response.json()["errors"][0]["extensions"]["retryAfterMs"] == 1_000
@@ -65,8 +71,7 @@ async def test_beyond_so_many_at_a_time_nobody_waits(serve: Serve) -> None:
 
 
 async def test_a_client_takes_no_more_than_its_places(serve: Serve) -> None:
-    proxies = (ip_network("127.0.0.1"),)
-    async with serve(max_concurrent=3, max_concurrent_per_client=1, trusted_proxies=proxies) as client:
+    async with serve(max_concurrent=3, max_concurrent_per_client=1, trusted_proxies=PROXIES) as client:
         async with Slow(client, "192.0.2.1"):
             assert code(await answered(client, 503, "192.0.2.1")) == "OVERLOADED"
             assert (await asked(client, address="192.0.2.2")).status_code == 200
@@ -75,22 +80,84 @@ async def test_a_client_takes_no_more_than_its_places(serve: Serve) -> None:
 
 
 async def test_changes_that_wait_leave_places_to_others(serve: Serve, engine: AsyncEngine) -> None:
-    async with serve(max_concurrent=8) as client:
+    async with serve(max_concurrent=32, trusted_proxies=PROXIES) as client:
         await create(client, "HELD", "FREE")
 
-        async def add(slug: str) -> Any:
-            return await client.post(ADD, {"input": {"slug": slug, "userIds": ["1"]}, "key": new_key()})
+        async def add(slug: str, address: str = "192.0.2.1") -> Any:
+            variables = {"input": {"slug": slug, "userIds": ["1"]}, "key": new_key()}
+            return (await asked(client, ADD, variables, address=address)).json()
 
         async with engine.begin() as tx:
             await tx.execute(text("SELECT FROM segments WHERE slug = 'HELD' FOR UPDATE"))
-            waiting = {asyncio.create_task(add("HELD")) for _ in range(5)}
+            waiting = {asyncio.create_task(add("HELD", f"192.0.2.{n % 4}")) for n in range(16)}
             refused: set[asyncio.Task[Any]] = set()
-            while len(refused) < 3:
+            # Eight places are there for such changes, and of each client two.
+            while len(refused) < 8:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=20)
                 assert done
                 refused |= done
             assert {task.result()["errors"][0]["extensions"]["code"] for task in refused} == {"OVERLOADED"}
+            assert code(await asked(client, ADD, HELD, address="192.0.2.9")) == "OVERLOADED"
             assert (await asked(client)).status_code == 200
             assert (await change(client, 1, add=["FREE"]))["added"] == ["FREE"]
         for task in waiting:
             assert (await task)["data"]["addUsersToSegment"]["userErrors"] == []
+
+
+async def test_one_client_leaves_places_for_changes_to_others(serve: Serve, engine: AsyncEngine) -> None:
+    async with serve(max_concurrent=16, trusted_proxies=PROXIES) as client:
+        await create(client, "HELD", "FREE")
+        async with engine.begin() as tx:
+            await tx.execute(text("SELECT FROM segments WHERE slug = 'HELD' FOR UPDATE"))
+            # Copies of one change: of eight places two are for this client.
+            storm = {asyncio.create_task(asked(client, ADD, HELD, address="192.0.2.1")) for _ in range(6)}
+            refused: set[asyncio.Task[httpx.Response]] = set()
+            while len(refused) < 4:
+                done, storm = await asyncio.wait(storm, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+                assert done
+                refused |= done
+            assert {code(task.result()) for task in refused} == {"OVERLOADED"}
+            free = {"input": {"slug": "FREE", "userIds": ["1"]}, "key": new_key()}
+            other = (await asked(client, ADD, free, address="192.0.2.2")).json()
+            assert other["data"]["addUsersToSegment"] == {"added": 1, "userErrors": []}
+        for task in storm:
+            assert (await task).json()["data"]["addUsersToSegment"]["added"] == 1
+        # Whoever has left makes room.
+        again = await asked(client, ADD, free, address="192.0.2.1")
+        assert again.json()["data"]["addUsersToSegment"]["userErrors"] == []
+
+
+async def test_who_asks_for_much_keeps_others_waiting_for_little(serve: Serve) -> None:
+    async with serve(read_pool_size=3, trusted_proxies=PROXIES) as client:
+        users = {"ids": [str(n) for n in range(100)]}
+        much = [asyncio.create_task(asked(client, STATEMENTS, users, address="192.0.2.1")) for _ in range(2)]
+        answered = 0
+        while not all(task.done() for task in much):
+            response = await asked(client, '{ segment(slug: "A") { slug } }', address="192.0.2.2")
+            assert response.json()["data"] == {"segment": None}
+            answered += 1
+        # Behind two hundred statements it would have been two or three.
+        assert answered > 5
+        assert {len((await task).json()["data"]["users"]) for task in much} == {100}
+
+
+async def test_turns_go_round_and_who_leaves_has_none() -> None:
+    turns = FairTurns(1)
+    order: list[str] = []
+
+    async def one(caller: str) -> None:
+        async with turns.one(caller):
+            order.append(caller)
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as waiting:
+        async with turns.one("first"):
+            tasks = [waiting.create_task(one(caller)) for caller in ("a", "a", "a", "b", "c", "b")]
+            await asyncio.sleep(0)
+            # Before its turn, and with a turn that it has not yet seen.
+            tasks[4].cancel()
+            tasks[1].cancel()
+        tasks[0].cancel()
+    assert order == ["b", "a", "b"]
+    async with asyncio.timeout(5), turns.one("later"):
+        pass

@@ -137,7 +137,7 @@ def test_a_list_may_have_spaces_and_names_are_the_same_in_capitals() -> None:
         ("GRAPHIQL", "yes", "auto or on or off"),
         ("INTROSPECTION", "no", "auto or on or off"),
         ("RATE_LIMIT", "-1", "a whole number from 0 to 1000000"),
-        ("RATE_BURST", "0", "a whole number from 1 to 10000000"),
+        ("RATE_BURST", "199", "a whole number from 200 to 10000000"),
         ("LOGIN_FAILURES", "0", "a whole number from 1 to 10000"),
         ("MAX_CONCURRENT", "0", "a whole number from 1 to 100000"),
         ("MAX_CONCURRENT_PER_CLIENT", "0", "a whole number from 1 to 100000"),
