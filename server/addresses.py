@@ -54,8 +54,13 @@ def neighbourhood(address: str) -> str:
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    """The address, which may have a port: `192.0.2.1:4711`, `[2001:db8::1]:4711`."""
+    text = text.strip()
+    bare = text[1:].partition("]")[0] if text.startswith("[") else text
+    if bare.count(":") == 1:
+        bare = bare.partition(":")[0]
     try:
-        parsed = ip_address(text.strip().removeprefix("[").partition("]")[0])
+        parsed = ip_address(bare)
     except ValueError:
         return None
     # How a socket for both shows an IPv4 caller.

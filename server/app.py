@@ -17,6 +17,7 @@ from db.limiter import Limiter
 from resolvers.callers import ANONYMOUS
 from resolvers.catalogue import Catalogue
 from resolvers.context import Budget, Context
+from resolvers.fair_turns import FairTurns
 from resolvers.idempotency import Operations
 from resolvers.links import Links
 from resolvers.places import Places
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 BULK_SHARE = 4
 # Bulk changes that wait or are at work: more would be given up before they had their turn, and each holds its list.
 BULK_WAITING = 100
+# Who asks with a link, and has no points: all of them together take one caller's turns.
+LINKS = "links"
 
 
 def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
@@ -80,7 +83,7 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
             Route(PATH, view),
             *downloads.ROUTES,
             *Uploads(settings.max_upload_bytes).routes,
-            *health.ROUTES,
+            *health.Readiness().routes,
             *(graphiql.ROUTES if exposure.shows_graphiql(settings) else []),
         ],
         middleware=[
@@ -88,7 +91,12 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
             Middleware(Addresses, proxies=settings.trusted_proxies),
             Middleware(RequestLog, slow_ms=settings.slow_ms, leaving=leaving or Leaving()),
             Middleware(StandardHeaders, https=(settings.public_url or "").startswith("https:")),
-            Middleware(Hosts, names=exposure.allowed_hosts(settings), origins=exposure.allowed_origins(settings)),
+            Middleware(
+                Hosts,
+                names=exposure.allowed_hosts(settings),
+                origins=exposure.allowed_origins(settings),
+                direct=exposure.takes_direct_requests_alone(settings),
+            ),
             *cors(settings),
             Middleware(Authentication, settings=settings),
             Middleware(Admission, settings=settings),
@@ -142,7 +150,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
             poll = asyncio.create_task(catalogue.poll())
             context = Context(
                 reader,
-                asyncio.Semaphore(others),
+                FairTurns(others),
                 Budget(settings.limits.nodes),
                 cache,
                 catalogue,
@@ -155,6 +163,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
                 wake,
                 str,
                 ANONYMOUS,
+                LINKS,
             )
             yield {"context": context, "tokens": tokens, "jwts": jwts, "limiter": Limiter(cache), "traffic": traffic}
             await operations.finish()

@@ -14,7 +14,7 @@ from resolvers.callers import ANONYMOUS, Caller
 from resolvers.errors import Overloaded, Unauthenticated
 from server import tokens
 from server.addresses import neighbourhood
-from server.graphql import PATH, refusal, wants_page
+from server.graphql import PATH, not_allowed, refusal, wants_page
 from server.jwt import Jwts
 from server.known_tokens import KnownTokens
 from server.settings import Settings
@@ -40,8 +40,11 @@ class Authentication:
         self._unheard: Recent[str, float] = Recent(ADDRESSES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] in ("GET", "POST"):
+        if scope["type"] == "http" and scope["path"] == PATH:
             request = Request(scope)
+            if (refused := not_allowed(request)) is not None:
+                await refused(scope, receive, send)
+                return
             if not wants_page(request):
                 caller = await self._caller(request) if self._required else ANONYMOUS
                 if isinstance(caller, Response):
@@ -68,7 +71,7 @@ class Authentication:
             return caller
         # What follows costs something, so whoever guesses may not have it for long.
         place = neighbourhood(request.state.address)
-        if (seconds := (self._unheard.find(place) or 0) - ticks()) > 0:
+        if (seconds := (self._unheard.find(place) or 0) - ticks()) > 0 and not _recognised(shown, token, known, jwts):
             return _too_often(request, seconds)
         try:
             if token is not None:
@@ -77,6 +80,9 @@ class Authentication:
                 caller = await jwts.caller(shown)
         except Overloaded as error:
             return refusal(request, 503, str(error), {"Retry-After": "1"}, retryAfterMs=1_000)
+        if caller is None and token is not None and known.recognised(token):
+            # It was revoked, or has expired: that is no guess.
+            return _refused(request, NOT_GOOD)
         return caller or await self._failed(request, place)
 
     async def _failed(self, request: Request, place: str) -> Response:
@@ -85,6 +91,13 @@ class Authentication:
         if verdict.empty_us:
             self._unheard.keep(place, ticks() + verdict.empty_us / 1e6)
         return _refused(request, NOT_GOOD) if verdict.allowed else _too_often(request, verdict.retry_ms / 1e3)
+
+
+def _recognised(shown: str, token: tokens.Token | None, known: KnownTokens, jwts: Jwts | None) -> bool:
+    """Whether somebody has proved lately that this is no guess: its neighbours' guesses are not held against it."""
+    if token is not None:
+        return known.recognised(token)
+    return jwts is not None and jwts.recognised(shown)
 
 
 def _refused(request: Request, challenge: str) -> Response:

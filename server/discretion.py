@@ -1,27 +1,36 @@
-"""What callers are not told where the schema is not for them to see: any name that they have not said themselves."""
+"""What callers are not told where the schema is not for them to see: anything of it that they have not named there.
 
-import json
+What graphql-core says passes only in sentences that are listed here: they are about the document alone, or repeat the
+one name that is not in the schema. What a caller writes elsewhere, in a comment or a variable, changes no answer.
+"""
+
 import re
 from collections.abc import Iterator
 
-from graphql import GraphQLError
+from graphql import GraphQLError, GraphQLSyntaxError
 from strawberry.extensions import SchemaExtension
-from strawberry.types import ExecutionContext
 
-NAME = re.compile(r"[_A-Za-z][_0-9A-Za-z]*")
-# graphql-core puts names, and types with their brackets, between these.
-QUOTED = re.compile(r"'([^']*)'")
-# What of a message stays: what the caller got wrong, and nothing of what would have been right.
+# What of a message stays is its group: what the caller got wrong, and nothing of what would have been right.
 KEPT = [
-    (re.compile(r"(Cannot query field '\w+') on type .*", re.DOTALL), r"\1."),
-    (re.compile(r"(Unknown argument '\w+') on .*", re.DOTALL), r"\1."),
-    (re.compile(r"(Field '\w+') of type .* (must have a selection of subfields).*", re.DOTALL), r"\1 \2."),
-    (re.compile(r"(Field '\w+' must not have a selection) since .*", re.DOTALL), r"\1."),
-    (re.compile(r"(Variable '\$\w+') of type .* used in position expecting .*", re.DOTALL), r"\1 is not of that type."),
-    (re.compile(r".*(Value '\w+' does not exist) in .*", re.DOTALL), r"\1."),
-    (re.compile(r"Expected value of type .* not to include (unknown field '\w+').*", re.DOTALL), r"There is an \1."),
+    re.compile(pattern, re.DOTALL)
+    for pattern in (
+        r"(Cannot query field '\w+') on type .*",
+        r"(Unknown argument '\w+') on .*",
+        r"(Unknown fragment '\w+')\.",
+        r"(Unknown directive '@\w+')\.",
+        r"(Variable '\$\w+' has invalid (?:default )?value)\b.*",
+        r"(Variable '\$\w+' is (?:not defined|never used)(?: (?:by|in) operation '\w+')?)\.",
+        r"(Fragment '\w+' is never used)\.",
+        r"(Cannot spread fragment '\w+' within itself(?: via [\w', ]+)?)\.",
+        r"(There can be only one (?:argument|fragment|input field|operation|variable) named '\$?\w+')\.",
+        r"(This anonymous operation must be the only defined operation)\.",
+        r"(Fields '\w+' conflict because they have differing arguments)\. .*",
+        r"(Fields '\w+' conflict because '\w+' and '\w+' are different fields)\. .*",
+        r"(GraphQL introspection has been disabled), .*",
+        r"(Too many validation errors, error limit reached\. Validation aborted)\.",
+    )
 ]
-NOT_VALID = "This is not valid. What would be is not told, for introspection is off."
+NOT_VALID = "The document is not valid here."
 
 
 class Discretion(SchemaExtension):
@@ -30,31 +39,22 @@ class Discretion(SchemaExtension):
     def on_operation(self) -> Iterator[None]:
         yield
         execution = self.execution_context
-        errors = execution.pre_execution_errors or (execution.result.errors if execution.result else None) or []
-        of_core = [error for error in errors if _is_of_core(error)]
-        if of_core:
-            said = _said(execution)
-            for error in of_core:
-                error.message = _discreet(error.message, said)
+        for error in execution.pre_execution_errors or (execution.result.errors if execution.result else None) or ():
+            if _is_of_core(error):
+                error.message = discreet(error.message)
 
 
 def _is_of_core(error: Exception) -> bool:
     return (
         isinstance(error, GraphQLError)
+        and not isinstance(error, GraphQLSyntaxError)
         and (error.original_error is None or isinstance(error.original_error, GraphQLError))
         and "code" not in (error.extensions or {})
     )
 
 
-def _said(execution: ExecutionContext) -> set[str]:
-    """Every name that is in the request."""
-    variables = json.dumps(execution.variables, default=str) if execution.variables else ""
-    return set(NAME.findall(execution.query or "")) | set(NAME.findall(variables))
-
-
-def _discreet(message: str, said: set[str]) -> str:
-    for pattern, kept in KEPT:
-        if pattern.fullmatch(message):
-            return pattern.sub(kept, message)
-    named = {name for quoted in QUOTED.findall(message) for name in NAME.findall(quoted)}
-    return message if named <= said and "Did you mean" not in message else NOT_VALID
+def discreet(message: str) -> str:
+    for pattern in KEPT:
+        if kept := pattern.fullmatch(message):
+            return f"{kept[1]}."
+    return NOT_VALID

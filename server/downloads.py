@@ -15,8 +15,6 @@ from resolvers.errors import Overloaded
 from resolvers.links import PATH, BadLink
 
 log = logging.getLogger(__name__)
-# No link is made for it, not even one to upload.
-NONE = -1
 
 
 async def download(request: Request) -> Response:
@@ -25,19 +23,18 @@ async def download(request: Request) -> Response:
     # Starlette has seen that it is one; no other part of the request takes part in finding the file.
     task_id: UUID = request.path_params["task_id"]
     try:
+        # First: without a link nobody is told whether there is such a task, and nothing is looked up.
+        attempt = await context.links.check_download(task_id, request.query_params)
+    except BadLink as bad:
+        return JSONResponse({"error": str(bad)}, 403)
+    except Overloaded as error:
+        return JSONResponse({"error": str(error)}, 503)
+    try:
         async with context.querying() as conn:
             task = (await tasks.of_files(conn, [task_id])).get(task_id)
     except (SQLAlchemyError, OSError, TimeoutError):
         log.exception("a download could not be looked up")
         return JSONResponse({"error": str(Overloaded())}, 503)
-    attempt = NONE if task is None or task.result is None else int(task.result["attempt"])
-    try:
-        await context.links.check(task_id, attempt, request.query_params)
-    except BadLink as bad:
-        # Whether there is such a task is told to nobody without a link.
-        return JSONResponse({"error": str(bad)}, 403)
-    except Overloaded as error:
-        return JSONResponse({"error": str(error)}, 503)
     path = context.links.files.local(files.path(task_id, attempt))
     gone = JSONResponse({"error": "The file was removed: it is kept for some days only."}, 404)
     if task is None or task.status is not TaskStatus.SUCCEEDED or task.file_removed_at is not None:

@@ -2,6 +2,9 @@
 
 import logging
 import secrets
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
 
 from asyncpg import PostgresConnectionError
 from graphql import GraphQLError, GraphQLSyntaxError
@@ -21,31 +24,64 @@ OVERLOADS = frozenset({TOO_MANY_CONNECTIONS, OUT_OF_MEMORY})
 ABORTED = ("Parsing aborted.", "Validation aborted.")
 
 
+@dataclass(slots=True)
+class Failure:
+    """What went wrong on our side, perhaps at many places of one request: the first of them stands for all."""
+
+    cause: Exception
+    path: list[str | int] | None
+    # Under which it is logged, and shown to the caller, if it is masked.
+    id: str
+    places: int = 0
+
+
 def presentable(result: ExecutionResult) -> list[GraphQLError]:
     """The errors as the caller may see them; those that are ours to mend are logged, and masked with an id."""
     early = isinstance(result, PreExecutionError)
-    return [_presentable(error, early=early) for error in result.errors or ()]
+    failures: dict[Hashable, Failure] = {}
+    found = [_presentable(error, failures, early=early) for error in result.errors or ()]
+    for kind, failure in failures.items():
+        where = f"{failure.path}" + (f" and {failure.places - 1} more" if failure.places > 1 else "")
+        if isinstance(kind, str):
+            log.warning("%s at %s: %s", kind, where, _told(failure.cause))
+        else:
+            log.error("internal error %s at %s", failure.id, where, exc_info=failure.cause)
+    return found
 
 
-def _presentable(error: GraphQLError, *, early: bool) -> GraphQLError:
+def _presentable(error: GraphQLError, failures: dict[Hashable, Failure], *, early: bool) -> GraphQLError:
     cause = error.original_error
     # What a scalar of ours refuses is wrapped once more by graphql-core.
     if cause is None or isinstance(cause, GraphQLError):
         error.extensions = {"code": _code(error, early=early), **(error.extensions or {})}
         return error
     known = _known(cause)
-    if known is None:
-        return _masked(error, cause)
-    if isinstance(known, Overloaded | TimedOut):
-        log.warning("%s at %s: %r", known.code, error.path, cause)
-    return _with(error, str(known), known.extensions)
+    if known is not None and not isinstance(known, Overloaded | TimedOut):
+        return _with(error, str(known), known.extensions)
+    kind = _raised(cause) if known is None else known.code
+    failure = failures.get(kind)
+    if failure is None:
+        failure = failures[kind] = Failure(cause, error.path, secrets.token_hex(8))
+    failure.places += 1
+    if known is not None:
+        return _with(error, str(known), known.extensions)
+    message = f"Something went wrong on our side. The log has the details under {failure.id}."
+    return _with(error, message, {"code": "INTERNAL_SERVER_ERROR", "id": failure.id})
 
 
-def _masked(error: GraphQLError, cause: Exception) -> GraphQLError:
-    error_id = secrets.token_hex(8)
-    log.error("internal error %s at %s", error_id, error.path, exc_info=cause)
-    message = f"Something went wrong on our side. The log has the details under {error_id}."
-    return _with(error, message, {"code": "INTERNAL_SERVER_ERROR", "id": error_id})
+def _raised(cause: Exception) -> Hashable:
+    """What it is, and the line that has raised it: one mistake in the program, however many values meet it."""
+    traceback = cause.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return type(cause), traceback and (traceback.tb_frame.f_code, traceback.tb_lineno)
+
+
+def _told(cause: Exception) -> str:
+    """Its type and the first line of what it says: on others PostgreSQL has the row, and SQLAlchemy the statement."""
+    origin: Any = getattr(cause, "orig", None) or cause
+    lines = str(origin).strip().splitlines()
+    return ": ".join([type(cause).__name__, *lines[:1]])
 
 
 def _code(error: GraphQLError, *, early: bool) -> str:

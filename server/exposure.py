@@ -51,6 +51,11 @@ def allowed_origins(settings: Settings) -> tuple[str, ...] | None:
     return (*settings.cors_origins, *([f"{public.scheme}://{public.netloc}"] if public.netloc else []))
 
 
+def takes_direct_requests_alone(settings: Settings) -> bool:
+    """Whether being on this machine is all that lets callers in: a proxy here would let in whoever reaches it."""
+    return settings.authentication == "off" and settings.unauthenticated == "loopback" and not settings.trusted_proxies
+
+
 def is_loopback(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

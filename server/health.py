@@ -9,9 +9,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from db import connections, migrate, partitions
+from db.clock import ticks
 from resolvers.context import Context
 
 SECONDS = 3
+# So long everybody who asks is told what was found last: nobody can have us look more often.
+SHARED_SECONDS = 0.5
 STOPPING = "This process was told to stop: it finishes what it has, and wants nothing more."
 EXHAUSTED = (
     "All connections of this process for queries are taken, and were for a second: send it less, "
@@ -24,18 +27,34 @@ async def alive(_request: Request) -> Response:
     return JSONResponse({"alive": True})
 
 
-async def ready(request: Request) -> Response:
-    """PostgreSQL can be written to, is at our revision, and has room for next month's history; and we are to stay.
+class Readiness:
+    """What this process lacks, looked at by one look at a time, whoever asks."""
 
-    Redis is reported and never required: without it answers are slower, not wrong.
-    """
-    context: Context = request.state.context
-    if request.state.leaving.begun:
-        problems = [STOPPING]
-    else:
-        problems = await _problems_of_postgresql(context)
-    report = {"ready": not problems, "problems": problems, "redis": context.cache.available}
-    return JSONResponse(report, status_code=503 if problems else 200)
+    def __init__(self) -> None:
+        # When the last look began, by `ticks`.
+        self._began = float("-inf")
+        self._look: asyncio.Task[list[str]] | None = None
+        self.routes = [Route("/healthz", alive), Route("/readyz", self.ready)]
+
+    async def ready(self, request: Request) -> Response:
+        """PostgreSQL can be written to, is at our revision, has room for next month's history; and we are to stay.
+
+        Redis is reported and never required: without it answers are slower, not wrong.
+        """
+        context: Context = request.state.context
+        problems = [] if request.state.leaving.begun else await self._problems(context)
+        # That it leaves may have been said meanwhile.
+        if request.state.leaving.begun:
+            problems = [STOPPING]
+        report = {"ready": not problems, "problems": problems, "redis": context.cache.available}
+        return JSONResponse(report, status_code=503 if problems else 200)
+
+    async def _problems(self, context: Context) -> list[str]:
+        if self._look is None or (self._look.done() and ticks() - self._began >= SHARED_SECONDS):
+            self._began = ticks()
+            self._look = asyncio.create_task(_problems_of_postgresql(context))
+        # Shielded: who leaves takes the answer from nobody else.
+        return await asyncio.shield(self._look)
 
 
 async def _problems_of_postgresql(context: Context) -> list[str]:
@@ -60,6 +79,3 @@ async def _problems(context: Context) -> list[str]:
     if current != migrate.newest() and migrate.known(current):
         problems.append(f"The database is at revision {current}, not {migrate.newest()}. Run: segmentql migrate")
     return problems
-
-
-ROUTES = [Route("/healthz", alive), Route("/readyz", ready)]

@@ -10,17 +10,27 @@ from server.graphql import refusal
 from server.requests import HEALTH
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# What proxies add.
+PASSED_ON = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host"})
+NOT_DIRECT = (
+    "A proxy has passed this on, and nobody is asked who they are: to serve others set "
+    "SEGMENTQL_AUTHENTICATION=required."
+)
 
 
 class Hosts:
     """Refuses requests that were meant for somebody else.
 
     `names` are those of `Host`, without ports, and `*.name` is any name below; None: any. `origins` are of other pages
-    that may ask besides our own; None: any, since a page without a token is refused anyway.
+    that may ask besides our own; None: any, since a page without a token is refused anyway. `direct`: what a proxy has
+    passed on is refused, for nobody knows whom it lets in.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str] | None, origins: Collection[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, names: Collection[str] | None, origins: Collection[str] | None, *, direct: bool
+    ) -> None:
         self.app = app
+        self._direct = direct
         self._names = None if names is None else frozenset(name for name in names if not name.startswith("*"))
         self._below = tuple(name.removeprefix("*") for name in names or () if name.startswith("*"))
         self._origins = origins
@@ -35,6 +45,9 @@ class Hosts:
             if not self._is_ours(request, host):
                 message = "Pages of that origin may not ask: see SEGMENTQL_CORS_ORIGINS."
                 await refusal(request, 403, message)(scope, receive, send)
+                return
+            if self._direct and any(name in PASSED_ON for name, _ in scope["headers"]):
+                await refusal(request, 403, NOT_DIRECT)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import math
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +30,10 @@ SHOWN_KEY_ID = 40
 # So long a token is taken for good without being looked at again: so long a key lives on that the issuer has withdrawn.
 REMEMBERED_SECONDS = 60
 REMEMBERED = 10_000
+# Beyond the year 9999 there is no instant that Python knows.
+LAST_INSTANT = 253_402_300_799
+# joserfc takes what it is given for what it should be: of what strangers make up it may raise any of these.
+MADE_UP = (JoseError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class _NotGoodError(Exception):
@@ -45,7 +48,7 @@ class _Algorithms(jws.JWSRegistry):
         return self.algorithms[name]
 
 
-# Issuers put things of their own into the header; what they call critical is still refused.
+# Issuers put things of their own into the header; a token of which they call something critical is refused.
 REGISTRY = _Algorithms(strict_check_header=False)
 
 
@@ -68,6 +71,11 @@ class Jwts:
             return None
         caller, until = self._good.find(_fingerprint(token)) or (None, 0.0)
         return caller if caller is not None and ticks() < until and not _is_over(caller) else None
+
+    def recognised(self, token: str) -> bool:
+        """Whether the token was good when it was last looked at, and has not expired: who shows it does not guess."""
+        caller, _ = self._good.find(_fingerprint(token)) or (None, 0.0)
+        return caller is not None and not _is_over(caller)
 
     async def caller(self, token: str) -> Caller | None:
         """Who that is, or None if the token is not good. Raises Overloaded while the issuer's keys are not known."""
@@ -122,10 +130,12 @@ def _read(token: str) -> jws.CompactSignature:
     """The token, taken apart, of which nothing is to be believed yet."""
     try:
         read = jws.extract_compact(token.encode(), registry=REGISTRY)
-    except (JoseError, ValueError, RecursionError) as error:
+    except MADE_UP as error:
         raise _NotGoodError("not a JWT") from error
     if not isinstance(read.protected, dict):
         raise _NotGoodError("not a JWT")
+    if "crit" in read.protected:
+        raise _NotGoodError("it has to be understood in a way that is not known here")
     return read
 
 
@@ -140,7 +150,7 @@ def _claims(read: jws.CompactSignature, key: Key) -> dict[str, Any]:
     try:
         signed = jws.validate_compact(read, key, registry=REGISTRY)
         claims = json.loads(read.payload)
-    except (JoseError, ValueError, RecursionError) as error:
+    except MADE_UP as error:
         raise _NotGoodError(f"not signed by the issuer ({type(error).__name__})") from error
     if not signed or not isinstance(claims, dict):
         raise _NotGoodError("not signed by the issuer")
@@ -154,15 +164,13 @@ def _end(claims: dict[str, Any]) -> datetime:
             raise _NotGoodError("not good yet")
     if (end := _instant(claims, "exp")) <= now:
         raise _NotGoodError("expired")
-    try:
-        return datetime.fromtimestamp(end, UTC)
-    except (OverflowError, ValueError) as error:
-        raise _NotGoodError("exp is no instant") from error
+    return datetime.fromtimestamp(end, UTC)
 
 
 def _instant(claims: dict[str, Any], name: str) -> float:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # What is no number is between none.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LAST_INSTANT <= value <= LAST_INSTANT:
         raise _NotGoodError(f"{name} is no instant")
     return value
 

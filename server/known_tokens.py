@@ -1,7 +1,7 @@
 """Which tokens are good: known to this process for a few seconds, and looked up again while they are used.
 
 A token that was revoked is refused everywhere within STALE_SECONDS, and one that has expired at once. While PostgreSQL
-is away, where nothing can be revoked either, those that are known stay good: what Redis has can still be read.
+cannot be reached those that are known stay good for a while: what Redis has can still be read.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import tokens
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 # what is older than that.
 FRESH_SECONDS = 5.0
 STALE_SECONDS = 10.0
-# But while PostgreSQL is away: longer than Redis keeps what can be read without it.
+# But while PostgreSQL cannot be reached: longer than Redis keeps what can be read without it.
 OUTAGE_SECONDS = 90.0
 # So long a lookup may take: before what is known is stale it has succeeded or failed.
 LOOKUP_SECONDS = 4.0
@@ -95,6 +96,16 @@ class KnownTokens:
         """Who has the token; None when it is not good. Raises Overloaded when that cannot be found out."""
         return self._matching(token, await self._entry(token.id))
 
+    def recognised(self, token: Token) -> bool:
+        """Whether that was found to be somebody's token a while ago, good or not: who shows it does not guess."""
+        entry = self._known.find(token.id)
+        return (
+            entry is not None
+            and entry.found is not None
+            and entry.age <= OUTAGE_SECONDS
+            and hmac.compare_digest(entry.found.hash, token.hash)
+        )
+
     async def good(self, token_id: str) -> bool:
         """Whether the token of that id is still good. Raises Overloaded when that cannot be found out."""
         return (await self._entry(token_id)).good
@@ -126,6 +137,9 @@ class KnownTokens:
             try:
                 # Shielded: a caller that leaves takes the answer from nobody else.
                 entry = await asyncio.shield(self._ask(token_id))
+            except PoolTimeoutError as error:
+                # What is known is too old, and PostgreSQL is not away: a revocation may be there for us to see.
+                raise Overloaded from error
             except FAILURES as error:
                 entry = self._known.find(token_id)
                 if entry is None or entry.age > OUTAGE_SECONDS:
@@ -163,6 +177,9 @@ class KnownTokens:
             # not keep others from saying who they are.
             async with asyncio.timeout(LOOKUP_SECONDS), self._reader.connect() as conn:
                 found = await tokens.by_ids(conn, batch)
+        except PoolTimeoutError:
+            # That all connections are taken says nothing about PostgreSQL.
+            raise
         except FAILURES as error:
             if ticks() - self._failed > AWAY_SECONDS:
                 log.warning("tokens cannot be looked up: %r", error)

@@ -23,6 +23,8 @@ from server.settings import Settings, StartError
 NAMES = 100
 OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "OPTIONS"})
+# What a status means that came without a code; all those from LEAST_FAILURE on are failures of ours.
+FAILURES, LEAST_FAILURE = {503: "OVERLOADED"}, 500
 LAG_SECONDS = 0.25
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 
@@ -107,11 +109,13 @@ def count_request(route: str, method: str, status: int) -> None:
     _requests(route, method if method in METHODS else OTHER, status).inc()
 
 
-def count_operation(noted: Facts, seconds: float) -> None:
-    if noted.kind is None and noted.code is None:
+def count_operation(noted: Facts, status: int, seconds: float) -> None:
+    # Without one it was cut short: by an error that nobody has expected, or by what stands around the application.
+    code = noted.code or FAILURES.get(status, "INTERNAL_SERVER_ERROR" if status >= LEAST_FAILURE else None)
+    if noted.kind is None and code is None:
         return  # it was the page that was asked for
     name, kind = _names.bounded(noted.operation), noted.kind or "none"
-    _operations(name, kind, noted.code or "OK").inc()
+    _operations(name, kind, code or "OK").inc()
     _operation_seconds(name, kind).observe(seconds)
 
 

@@ -67,7 +67,7 @@ class RequestLog:
             route = _route(scope["path"])
             metrics.count_request(route, scope["method"], status)
             if route == PATH:
-                metrics.count_operation(noted, seconds)
+                metrics.count_operation(noted, status, seconds)
             self._log(scope, noted, route, status, seconds, size)
 
     def _log(self, scope: Scope, noted: Facts, route: str, status: int, seconds: float, size: int) -> None:

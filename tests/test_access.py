@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from ipaddress import ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db.tables import Scope
 from schema.api import schema
 from server.access import scope_of
+from server.addresses import address
 from server.tokens import DIGITS, Token, make
 
 JSON = "application/json"
@@ -266,6 +268,48 @@ async def test_nobody_reads_a_body_of_somebody_unknown(client: Client) -> None:
     # Not a byte of it was sent.
     assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
     writer.close()
+
+
+def test_a_callers_address_is_what_the_nearest_trusted_proxy_says_with_a_port_or_without() -> None:
+    proxies = [ip_network("127.0.0.1"), ip_network("10.0.0.0/8")]
+    for forwarded, expected in {
+        "192.0.2.1": "192.0.2.1",
+        "192.0.2.1:4711": "192.0.2.1",
+        "2001:db8::1": "2001:db8::1",
+        "[2001:db8::1]": "2001:db8::1",
+        "[2001:db8::1]:4711": "2001:db8::1",
+        "::ffff:192.0.2.1": "192.0.2.1",
+        "[::ffff:192.0.2.1]:80": "192.0.2.1",
+        "198.51.100.1, 192.0.2.1:80 , 10.0.0.1:443": "192.0.2.1",
+        "192.0.2.1, nobody:80": "127.0.0.1",
+        "192.0.2.1, 2001:db8::g": "127.0.0.1",
+        ":80": "127.0.0.1",
+        "": "127.0.0.1",
+    }.items():
+        headers = [(b"x-forwarded-for", forwarded.encode())]
+        assert address({"client": ("127.0.0.1", 5), "headers": headers}, proxies) == expected, forwarded
+        assert address({"client": ("127.0.0.2", 5), "headers": headers}, proxies) == "127.0.0.2"
+
+
+async def test_where_nobody_is_asked_nothing_that_a_proxy_has_passed_on_is_taken(serve: Serve) -> None:
+    asked = {"query": "{ __typename }"}
+    for changes, status in (
+        ({}, 403),
+        ({"trusted_proxies": (ip_network("127.0.0.1"),)}, 200),
+        ({"unauthenticated": "anywhere"}, 200),
+        ({"authentication": "required"}, 401),
+    ):
+        async with serve(**changes) as client:
+            for name in ("X-Forwarded-For", "x-forwarded-host", "Forwarded"):
+                headers = {name: "for=192.0.2.1", "Host": "127.0.0.1"}
+                answer = await client.http.post("/graphql", json=asked, headers=headers)
+                assert answer.status_code == status, (changes, name)
+                if status == 403:
+                    assert "SEGMENTQL_AUTHENTICATION=required" in answer.json()["errors"][0]["message"]
+                    assert (
+                        await client.http.get("/graphql", headers=headers | {"Accept": "text/html"})
+                    ).status_code == 403
+                    assert (await client.http.get("/healthz", headers=headers)).status_code == 200
 
 
 async def test_where_nobody_is_asked_a_token_does_no_harm(serve: Serve, engine: AsyncEngine) -> None:

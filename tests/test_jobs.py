@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import connections, migrate
 from jobs import schedule
 from jobs.partitions import keep_ahead
+from server import health
 from server.background import partitions_ahead
 from server.embedded import Servers
 
@@ -123,6 +124,11 @@ async def test_a_job_that_fails_does_not_end_the_process(
         assert await client.ask("{ user(id: 7) { segments { slug } } }") == {"user": {"segments": []}}
         assert (await client.http.get("/healthz")).json() == {"alive": True}
     assert [record.name for record in caplog.records if record.levelno == logging.ERROR] == ["jobs.schedule"]
+
+
+@pytest.fixture(autouse=True)
+def looking_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "SHARED_SECONDS", 0)
 
 
 async def test_ready_is_what_can_be_written_to(client: Client) -> None:

@@ -15,14 +15,19 @@ import pytest
 from conftest import Serve
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from joserfc.registry import Header
 
+from db.clock import ticks
 from db.tables import Scope
 from resolvers.callers import Caller
 from resolvers.errors import Overloaded
 from server import jwks
+from server import jwt as our_jwt
 from server.jwt import Jwts
 from server.settings import Settings
 
@@ -165,6 +170,10 @@ def refused_tokens() -> dict[str, str]:
         "an end that is true": signed(exp=True),
         "an end beyond the calendar": signed(exp=10**15),
         "an end beyond numbers": signed(exp=float("inf")),
+        "an end that is no number": signed(exp=float("nan")),
+        "an end beyond what a number can be": signed(exp=10**400),
+        "an end beyond what a clock can be": signed(exp=1e18),
+        "a beginning beyond what a number can be": signed(nbf=-(10**400)),
         "not good yet": signed(nbf=now + 90),
         "a beginning that is a text": signed(nbf="now"),
         "made in the future": signed(iat=now + 90),
@@ -188,6 +197,10 @@ def refused_tokens() -> dict[str, str]:
         "HS256 by the public key": confused(public, claims),
         "HS256 by nothing": signed(key=OctKey.import_key("secret", {"kid": "ec-1"}), header={"alg": "HS256"}),
         "a critical header": encoded({"alg": "ES256", "kid": "ec-1", "crit": ["b64"], "b64": False}, claims) + ".x",
+        "a critical number": encoded({"alg": "ES256", "kid": "ec-1", "crit": 5}, claims) + ".x",
+        "a critical object": encoded({"alg": "ES256", "kid": "ec-1", "crit": [{}]}, claims) + ".x",
+        "a critical nothing": encoded({"alg": "ES256", "kid": "ec-1", "crit": None}, claims) + ".x",
+        "a header that we know, but critical": signed_text(json.dumps(claims), {"crit": ["kid"]}),
         "a header that is a list": encoded(["alg"], claims) + "." + signature,
         "a deep header": encoded(b"[" * 4_000, claims) + "." + signature,
         "claims that are a list": signed_text("[]"),
@@ -207,8 +220,8 @@ def confused(public: bytes, claims: dict[str, Any]) -> str:
     return f"{head}.{encoded(hmac.digest(public, head.encode(), 'sha256'))}"
 
 
-def signed_text(payload: str) -> str:
-    head = encoded({"alg": "Ed25519", "kid": "ed-1"}, payload.encode())
+def signed_text(payload: str, header: Header | None = None) -> str:
+    head = encoded({"alg": "Ed25519", "kid": "ed-1", **(header or {})}, payload.encode())
     return f"{head}.{encoded(ED_PRIVATE.sign(head.encode()))}"
 
 
@@ -224,6 +237,41 @@ async def test_everything_else_is_refused_and_none_of_it_is_in_the_log(
         assert secret not in caplog.text
     assert await jwts.caller(signed()) is not None
     assert issuer.asked == 1
+
+
+numbers = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 1e18, -1e18, 2**63])
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.text("a.é\n", max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, max_size=3),
+    max_leaves=5,
+)
+# Of what is else right one or two things are made up.
+headers = st.dictionaries(
+    st.sampled_from(["alg", "kid", "crit", "b64", "typ", "cty", "jwk", "jku", "x5c", "x5t", "x5u"]),
+    anything,
+    max_size=2,
+)
+claims_of_anybody = st.dictionaries(
+    st.sampled_from(["iss", "aud", "sub", "scope", "exp", "nbf", "iat"]), anything, max_size=2
+)
+
+
+def test_whatever_is_in_a_token_it_is_good_or_it_is_not(of_issuer: Settings) -> None:
+    jwts = Jwts(of_issuer)
+    jwts._keys._keys = dict(jwks._usable({"keys": [ED.as_dict(private=False)]}))
+    jwts._keys._tried = jwts._keys._fetched = ticks()
+    good = {**GOOD, "exp": time.time() + 600}
+
+    with asyncio.Runner() as runner:
+
+        @hypothesis_settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @given(headers, claims_of_anybody)
+        def ask(header: Header, claims: dict[str, Any]) -> None:
+            for head, payload in ((header, good), ({}, {**good, **claims})):
+                found = runner.run(jwts.caller(signed_text(json.dumps(payload), head)))
+                assert found is None or found.client.startswith("jwt:")
+
+        ask()
 
 
 async def test_clocks_may_differ_by_a_minute_but_the_end_is_the_end(jwts: Jwts) -> None:
@@ -311,13 +359,20 @@ async def test_until_the_issuer_was_there_once_nobody_is_told_that_a_token_is_wr
     assert await jwts.caller(signed()) is not None
 
 
-async def test_a_caller_with_a_jwt_is_answered_and_one_without_is_not(serve: Serve, of_issuer: Settings) -> None:
+async def test_a_caller_with_a_jwt_is_answered_and_one_without_is_not(
+    serve: Serve, of_issuer: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ("jwt_issuer", "jwt_audience", "jwt_jwks_url")
     given = {name: getattr(of_issuer, name) for name in names}
     change = 'mutation { createSegment(input: {slug: "A"}, idempotencyKey: "the-very-key") { segment { slug } } }'
-    async with serve(authentication="required", **given) as client:
+    critical = encoded({"alg": "ES256", "kid": "ec-1", "crit": 5}, GOOD) + ".x"
+    reader, writer = signed(), signed(scope="segmentql:write")
+    wrong = [signed(iss="others"), critical, signed(exp=10**400)]
+    # Each is looked at again, and who has shown a good one is not held to what others guess.
+    monkeypatch.setattr(our_jwt, "REMEMBERED_SECONDS", 0)
+    async with serve(authentication="required", login_failures=3, **given) as client:
         statuses = []
-        for token in (signed(), signed(scope="segmentql:write"), signed(iss="others")):
+        for token in (reader, writer, *wrong, signed(sub="another"), critical, writer):
             client.http.headers["Authorization"] = f"Bearer {token}"
             statuses.append((await client.http.post("/graphql", json={"query": change})).status_code)
-        assert statuses == [403, 200, 401]
+        assert statuses == [403, 200, 401, 401, 401, 429, 429, 200]

@@ -4,16 +4,20 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 import secrets_in_logs
 from conftest import Serve
 from operations import CHANGE, SEGMENTS, create, new_key
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from db import tasks
 from server.logs import formatter
 
 USER = "user-whom-no-log-names"
@@ -130,6 +134,32 @@ async def test_slow_requests_and_failures_are_warnings(serve: Serve, log: Captur
         await asking
     assert [(line["level"], line["event"]) for line in log.requests][-1] == ("WARNING", "slow request")
     assert log.requests[-1]["duration_ms"] >= 50
+
+
+async def test_what_fails_at_many_places_of_a_request_is_one_line(
+    serve: Serve, log: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets_in_logs.remember(USER)
+    query = "{ " + " ".join(f'a{n}: task(id: "{UUID(int=n)}") {{ id }}' for n in range(20)) + " }"
+    away = OperationalError("SELECT 1", {"id": USER}, OSError(f"It is away.\nDETAIL: {USER}\nWARNING forged: line"))
+    away.connection_invalidated = True
+    for error, said in (
+        (away, "OVERLOADED at one and 19 more: OperationalError: It is away."),
+        (KeyError("x"), "internal error {id} at one and 19 more"),
+    ):
+
+        async def fails(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(tasks, "by_id", fails)
+        async with serve() as client:
+            answer = await client.post(query)
+        ids = {each["extensions"].get("id") for each in answer["errors"]}
+        assert len(answer["errors"]) == 20
+        (line,) = log.lines("server.errors")
+        assert re.sub(r"\['a\d+'\]", "one", line["event"]) == said.format(id=ids.pop())
+        assert not ids
+        log.json.clear()
 
 
 async def test_a_masked_error_is_found_by_its_id_and_by_its_request(

@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from server import metrics
+from server.graphql import GraphQLView
 
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"\bsegmentql_[a-z_]+")
@@ -61,6 +62,21 @@ async def test_operations_are_counted_by_name_type_and_code(serve: Serve) -> Non
         assert value("segmentql_http_requests_open") == 0
     assert (fine.by, slow.by, wrong.by, refused.by, not_json.by) == (2, 2, 1, 1, 1)
     assert (posted.by, strange.by) == (5, 1)
+
+
+async def test_what_nobody_has_expected_is_counted_as_a_failure(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Change("segmentql_operations_total", operation="Named", type="query", code="INTERNAL_SERVER_ERROR")
+    early = Change("segmentql_operations_total", operation="", type="none", code="INTERNAL_SERVER_ERROR")
+    fine = Change("segmentql_operations_total", operation="Named", type="query", code="OK")
+
+    def fails(*_: object) -> None:
+        raise RuntimeError
+
+    async with serve() as client:
+        for name in ("encode_json", "parse_json"):
+            monkeypatch.setattr(GraphQLView, name, fails)
+            assert (await client.http.post("/graphql", json={"query": "query Named { __typename }"})).status_code == 500
+    assert (known.by, early.by, fine.by) == (1, 1, 0)
 
 
 async def test_callers_do_not_decide_how_many_series_there_are(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

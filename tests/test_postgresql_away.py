@@ -10,6 +10,7 @@ from operations import CHANGE, change, count, create, differences, history, slug
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from server import health
 from server.embedded import Servers
 
 TERMINATE = text("""
@@ -48,8 +49,9 @@ async def test_when_two_answers_are_lost_the_caller_is_told_to_ask_again_and_the
 
 
 async def test_with_postgresql_down_cached_reads_are_answered_and_the_rest_says_to_come_back(
-    serve: Serve, servers: Servers, tmp_path: Path
+    serve: Serve, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(health, "SHARED_SECONDS", 0)
     async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
         await create(client, "A")
         await change(client, 7, add=["A"])

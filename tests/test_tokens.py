@@ -21,7 +21,9 @@ from callers import a_token, bearing, caller, last_use, revoke
 from conftest import Client, Serve
 from faults import proxy_before
 from importing import ask_to_import
-from operations import change, create, database_clock, history, new_key, slugs
+from operations import MEMBERSHIPS, change, create, database_clock, history, new_key, slugs
+from prometheus_client import REGISTRY
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import tokens as db_tokens
@@ -72,12 +74,12 @@ def test_what_a_token_looks_like() -> None:
 
 
 def test_what_was_mistyped_is_known_without_looking_it_up() -> None:
-    text = make().text
-    for place in range(len(text)):
+    good = make().text
+    for place in range(len(good)):
         for digit in "aZ0_-":
-            mistyped = text[:place] + digit + text[place + 1 :]
-            assert (parse(mistyped) is None) == (mistyped != text), mistyped
-    for wrong in ("", "segmentql_", text[:-1], text + "0", f"{text}\n", f" {text}", text.swapcase(), text * 2):
+            mistyped = good[:place] + digit + good[place + 1 :]
+            assert (parse(mistyped) is None) == (mistyped != good), mistyped
+    for wrong in ("", "segmentql_", good[:-1], good + "0", f"{good}\n", f" {good}", good.swapcase(), good * 2):
         assert parse(wrong) is None
 
 
@@ -284,6 +286,50 @@ async def test_while_postgresql_is_away_known_tokens_are_good_for_a_while(
                     break
                 await asyncio.sleep(0.02)
             assert await status(client, wanted) == 200
+
+
+async def test_when_all_connections_are_taken_nobody_is_believed_for_longer(
+    serve: Serve, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await a_token(engine)
+    async with serve(read_pool_size=3, authentication="required") as client, caller(client, token) as asking:
+        assert await status(client, token) == 200
+        async with engine.begin() as tx:
+            await tx.execute(text("LOCK TABLE alembic_version, memberships, segments IN ACCESS EXCLUSIVE MODE"))
+            waiting = [
+                asyncio.create_task(asking.post(MEMBERSHIPS, {"id": "7", "freshness": "LATEST"})),
+                asyncio.create_task(asking.post("{ segments { nodes { slug } } }")),
+                asyncio.create_task(client.http.get("/readyz")),
+            ]
+            async with asyncio.timeout(5):
+                while REGISTRY.get_sample_value("segmentql_pool_in_use", {"pool": "reader"}) != 3:
+                    await asyncio.sleep(0.01)
+            await revoke(engine, token)
+            monkeypatch.setattr(known_tokens, "FRESH_SECONDS", 0)
+            monkeypatch.setattr(known_tokens, "STALE_SECONDS", 0)
+            assert [await status(client, token) for _ in range(2)] == [503, 503]
+        await asyncio.gather(*waiting)
+        assert await status(client, token) == 401
+
+
+async def test_who_has_a_token_is_not_held_to_what_a_neighbour_guesses(
+    serve: Serve, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever asks seldom is never remembered well enough.
+    monkeypatch.setattr(known_tokens, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(known_tokens, "STALE_SECONDS", 0)
+    seldom, ended, stolen = await a_token(engine), await a_token(engine), await a_token(engine)
+    async with serve(authentication="required", login_failures=3) as client:
+        assert [await status(client, token) for token in (seldom, ended, stolen)] == [200] * 3
+        await revoke(engine, ended)
+        # A token that has ended is no guess.
+        assert [await status(client, ended) for _ in range(5)] == [401] * 5
+        assert [await status(client, make()) for _ in range(4)] == [401] * 3 + [429]
+        assert [await status(client, token) for token in (seldom, ended)] == [200, 401]
+        assert await status(client, Token(stolen.id, make().secret)) == 429
+        assert await status(client, await a_token(engine)) == 429
+        monkeypatch.setattr(known_tokens, "OUTAGE_SECONDS", 0)
+        assert await status(client, seldom) == 429
 
 
 async def test_an_address_that_shows_wrong_tokens_is_not_listened_to(serve: Serve, engine: AsyncEngine) -> None:
