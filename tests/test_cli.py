@@ -102,9 +102,8 @@ def test_serve_says_where_and_what_to_try_and_keeps_what_was_written(empty_place
 
 
 @linux
-@pytest.mark.parametrize("workers", [1, 2])
-def test_kill_9_leaves_no_process_and_loses_nothing(place: Path, workers: int) -> None:
-    with serving(place, "--workers", str(workers)) as service:
+def test_kill_9_leaves_no_process_and_loses_nothing(place: Path) -> None:
+    with serving(place, "--workers", "2") as service:
         assert create(service, "KEPT") == []
         service.end(signal.SIGKILL)
     assert until(lambda: not processes(place))
@@ -208,13 +207,12 @@ def test_each_of_two_server_processes_answers_and_one_that_dies_is_replaced(
     assert line.endswith(f"ERROR server.serve: server process {died} died (exit code -9) and is replaced")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_under_way_is_finished_before_the_end(empty_place: Path, urls: dict[str, str], workers: int) -> None:
+def test_what_is_under_way_is_finished_before_the_end(empty_place: Path, urls: dict[str, str]) -> None:
     database_url = urls["SEGMENTQL_DATABASE_URL"]
     for statement in GATED:
         sql(database_url, statement)
     refused: list[str] = []
-    with serving(empty_place, "--workers", str(workers), **urls) as service:
+    with serving(empty_place, "--workers", "2", **urls) as service:
         asking = threading.Thread(target=lambda: refused.extend([*create(service, "LATE"), "nothing"]))
         asking.start()
         assert until(lambda: len(sql(database_url, WAITING)) == 1)

@@ -80,11 +80,11 @@ def no_namespaces(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{empty_place / 'bin'}:{os.environ['PATH']}")
 
 
-def test_both_servers_run_for_as_long_as_the_block(empty_place: Path) -> None:
-    with embedded.running(empty_place / "data", durable=False) as servers:
+def test_both_servers_run_for_as_long_as_the_block(place: Path) -> None:
+    with embedded.running(place / "data", durable=False) as servers:
         assert sql(servers, "SELECT current_database(), current_user") == [("segmentql", "segmentql")]
         assert command(servers, "PING") is True
-    assert processes(empty_place) == []
+    assert processes(place) == []
 
 
 def test_what_was_committed_is_there_after_a_restart(place: Path) -> None:
@@ -109,16 +109,16 @@ def test_only_we_get_in(place: Path) -> None:
         ]
 
 
-def test_the_settings_are_ours(empty_place: Path) -> None:
+def test_the_settings_are_ours(place: Path) -> None:
     names = "server_encoding", "datlocale", "max_connections", "TimeZone", "jit", "fsync", "data_checksums"
     columns = ", ".join("datlocale" if name == "datlocale" else f"current_setting('{name}')" for name in names)
     query = f"SELECT {columns} FROM pg_database WHERE datname = current_database()"
-    with embedded.running(empty_place / "data") as servers:
+    with embedded.running(place / "data") as servers:
         assert sql(servers, query) == [("UTF8", "C.UTF-8", "200", "UTC", "off", "on", "on")]
         policy = {b"maxmemory-policy": b"allkeys-lfu"}
         assert command(servers, "CONFIG", "GET", "maxmemory-policy") == policy
         assert command(servers, "CONFIG", "GET", "save") == {b"save": b""}
-    with embedded.running(empty_place / "data", durable=False) as servers:
+    with embedded.running(place / "data", durable=False) as servers:
         assert sql(servers, "SHOW fsync") == [("off",)]
 
 
@@ -129,23 +129,24 @@ def test_variables_meant_for_other_servers_change_nothing(place: Path, monkeypat
         assert sql(servers, "SELECT 1") == [(1,)]
 
 
-def test_the_data_directory_may_be_relative(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(empty_place)
+def test_the_data_directory_may_be_relative(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
     with embedded.running(Path("data"), durable=False) as servers:
         monkeypatch.chdir("/")
-        assert sql(servers, "SHOW data_directory") == [(str(empty_place / "data" / "postgres"),)]
+        assert sql(servers, "SHOW data_directory") == [(str(place / "data" / "postgres"),)]
 
 
 @pytest.mark.parametrize("name", ["deep" * 40, "a,b:c", "100% ü?#&+'$x"])
-def test_any_path_will_do(empty_place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_path_will_do(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A folder of its own for temporary files: other tests are at work in the common one.
-    own = empty_place / "tmp"
+    own = place / "tmp"
     own.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(own))
-    with embedded.running(empty_place / name, durable=False) as servers:
+    (place / "data").rename(place / name)
+    with embedded.running(place / name, durable=False) as servers:
         assert sql(servers, "SELECT 1") == [(1,)]
         assert command(servers, "PING") is True
-    assert processes(empty_place) == []
+    assert processes(place) == []
     assert list(own.iterdir()) == []
 
 
@@ -161,9 +162,9 @@ def test_a_second_process_is_told_where_the_first_serves(place: Path) -> None:
         assert sql(servers, "SELECT 1") == [(1,)]
 
 
-def test_a_second_process_is_refused_before_the_first_serves(empty_place: Path) -> None:
-    with holder(empty_place / "data"):
-        with pytest.raises(embedded.AlreadyRunning) as refused, embedded.running(empty_place / "data"):
+def test_a_second_process_is_refused_before_the_first_serves(place: Path) -> None:
+    with holder(place / "data"):
+        with pytest.raises(embedded.AlreadyRunning) as refused, embedded.running(place / "data"):
             pass
         assert (refused.value.url, refused.value.pid) == (None, None)
 

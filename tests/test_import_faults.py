@@ -94,6 +94,7 @@ async def test_a_killed_worker_loses_and_doubles_nothing(
     assert await verified(prepared_url, tmp_path / "files") == []
 
 
+@pytest.mark.soak
 async def test_rows_that_a_crash_of_the_database_took_are_read_again(
     engine_of_its_own: AsyncEngine, prepared_url: str, serve: Serve, settings: Settings, tmp_path: Path
 ) -> None:

@@ -128,6 +128,7 @@ async def test_what_has_expired_leaves_and_no_answer_changes(serve: Serve, engin
         assert (await by_hand(engine, files, RETENTION))["memberships"] == 0
 
 
+@pytest.mark.soak
 async def test_two_purges_at_once_while_users_are_added_again(
     serve: Serve, engine: AsyncEngine, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ async def test_a_server_starts_and_works_without_redis(serve: Serve, engine: Asy
         assert (answer.status_code, answer.json()["ready"], answer.json()["redis"]) == (200, True, False)
 
 
+@pytest.mark.soak
 async def test_a_redis_that_is_emptied_again_and_again_loses_nothing(serve: Serve, valkey: Valkey) -> None:
     async with serve(redis_url=valkey.url) as one, serve(redis_url=valkey.url) as two:
         await create(one, "A")

@@ -538,6 +538,7 @@ async def test_history_that_was_dropped_is_not_missed_and_what_is_left_is_checke
     assert told.startswith(sentence)
 
 
+@pytest.mark.soak
 async def test_nothing_is_found_while_everybody_is_at_work(
     serve: Serve, engine: AsyncEngine, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

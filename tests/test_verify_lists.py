@@ -332,6 +332,7 @@ async def test_what_began_in_months_that_were_dropped_is_not_missed(busy: Place,
     assert "imports" not in found(await busy.report())
 
 
+@pytest.mark.soak
 async def test_nothing_is_found_while_everybody_is_at_work(
     serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
