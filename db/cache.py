@@ -12,7 +12,7 @@ import random
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from db import metrics
+from db.beside import beside
 from db.cache_format import (
     ANNOUNCE,
     CLOSE,
@@ -107,13 +108,10 @@ class Cache:
     async def running(self) -> AsyncIterator[None]:
         """Watch over Redis for as long as the block lasts."""
         await self._probe()
-        watch = asyncio.create_task(self._watch())
         try:
-            yield
+            async with beside(self._watch()):
+                yield
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from db import connections, secrets
+from db.beside import beside
 from db.cache import Cache
 from db.clock import Clock
 from db.files import Files
@@ -140,14 +141,14 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
         async with reader.connect() as conn:
             secret = await secrets.by_name(conn, secrets.LINKS)
         async with (
-            metrics.watching_the_loop(),
+            beside(metrics.watch_the_loop()),
             metrics.watching(writer=writer, reader=reader),
             nullcontext() if traces is None else traces.following(writer, reader),
             cache.running(),
             background.beside_requests(settings, writer, files, cache, traffic) as wake,
             KnownTokens(reader, operations).running() as tokens,
+            beside(catalogue.poll()),
         ):
-            poll = asyncio.create_task(catalogue.poll())
             context = Context(
                 reader,
                 FairTurns(others),
@@ -168,9 +169,6 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
             yield {"context": context, "tokens": tokens, "jwts": jwts, "limiter": Limiter(cache), "traffic": traffic}
             await operations.finish()
             await reads.finish()
-            poll.cancel()
-            with suppress(asyncio.CancelledError):
-                await poll
     finally:
         if jwts is not None:
             await jwts.close()

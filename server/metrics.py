@@ -3,7 +3,7 @@
 import asyncio
 import platform
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from importlib.metadata import version
 from threading import Lock
@@ -175,18 +175,8 @@ def _count_statements(engine: AsyncEngine, name: str) -> None:
     event.listen(engine.sync_engine, "before_cursor_execute", sent)
 
 
-@asynccontextmanager
-async def watching_the_loop() -> AsyncIterator[None]:
-    watch = asyncio.create_task(_watch_the_loop())
-    try:
-        yield
-    finally:
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-
-
-async def _watch_the_loop() -> None:
+async def watch_the_loop() -> None:
+    """See how long everything stands still, until it is cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         before = loop.time()
