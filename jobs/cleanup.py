@@ -1,15 +1,13 @@
 """Moving the memberships of a deleted segment out, a few at a time; reads have left them out since the deletion."""
 
-import asyncio
 import time
 
 from db import endings, tasks
+from jobs import courtesy
 from jobs.attempt import Attempt, LostError
 
 # Bounds how long one transaction lasts, and what a write ahead of it has to wait for.
 CHUNK = 1_000
-# Nobody waits for it, and everybody else uses the same disk: it rests for as long as it works.
-REST = 1.0
 
 
 async def clean(attempt: Attempt) -> None:
@@ -25,7 +23,8 @@ async def clean(attempt: Attempt) -> None:
     while after is not None:
         began = time.monotonic()
         after = await _chunk(attempt, claim.segment_id, after)
-        await asyncio.sleep((time.monotonic() - began) * REST)
+        # Whether requests come or not: nobody waits for it, and everybody else uses the same disk.
+        await courtesy.rest(began)
 
 
 async def _chunk(attempt: Attempt, segment_id: int, after: str) -> str | None:

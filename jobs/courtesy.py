@@ -11,6 +11,11 @@ REST = 1.0
 PAUSE_SECONDS = 0.002
 
 
+async def rest(began: float) -> None:
+    """After a step that began then, by `time.monotonic`."""
+    await asyncio.sleep((time.monotonic() - began) * REST)
+
+
 def _nobody() -> bool:
     return False
 
@@ -29,4 +34,7 @@ class Courtesy:
         """A step, and the rest after it."""
         began = time.monotonic()
         yield
-        await asyncio.sleep((time.monotonic() - began) * REST if self._anybody() else PAUSE_SECONDS)
+        if self._anybody():
+            await rest(began)
+        else:
+            await asyncio.sleep(PAUSE_SECONDS)
