@@ -6,7 +6,7 @@ units, so that parts of points add up; what is left of a point in the end is fre
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from graphql import (
     DocumentNode,
@@ -99,6 +99,7 @@ class Asked:
     fragments: dict[str, int] = field(default_factory=dict)
 
 
+Known = TypeVar("Known")
 # Known from the document, or only with the variables.
 Units = int | Callable[[Asked], int]
 
@@ -189,19 +190,13 @@ def _declared(definition: GraphQLField) -> Cost | None:
 def _sized(measures: Iterable[Measure], otherwise: int, definition: GraphQLField, node: FieldNode) -> Sized:
     """The sizes of a field's arguments together, as far as it is known without variables."""
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
-    constant = 0
-    others: list[Callable[[Mapping[str, Any]], int]] = []
-    for measure in measures:
+
+    def one(measure: Measure) -> Sized:
         argument = definition.args.get(measure.argument)
         default = size_of(measure, argument.default_value) if argument else None
-        one = size(measure, given.get(measure.argument), otherwise if default is None else default)
-        if isinstance(one, int):
-            constant += one
-        else:
-            others.append(one)
-    if not others:
-        return constant
-    return lambda variables: constant + sum(other(variables) for other in others)
+        return size(measure, given.get(measure.argument), otherwise if default is None else default)
+
+    return _sum(map(one, measures))
 
 
 def _units(cost: Cost, items: int, statements: int, inner: int) -> int:
@@ -217,9 +212,10 @@ def _value(units: Units, asked: Asked) -> int:
     return units if isinstance(units, int) else units(asked)
 
 
-def _sum(parts: Iterable[Units]) -> Units:
+def _sum(parts: Iterable[int | Callable[[Known], int]]) -> int | Callable[[Known], int]:
+    """Added up as far as they are numbers already, and all of them as soon as what the others need is known."""
     constant = 0
-    others: list[Callable[[Asked], int]] = []
+    others: list[Callable[[Known], int]] = []
     for part in parts:
         if isinstance(part, int):
             constant += part
@@ -227,4 +223,4 @@ def _sum(parts: Iterable[Units]) -> Units:
             others.append(part)
     if not others:
         return constant
-    return lambda asked: constant + sum(other(asked) for other in others)
+    return lambda known: constant + sum(other(known) for other in others)
