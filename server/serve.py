@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import ipaddress
 import logging
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from uvicorn.config import STARTUP_FAILURE
 
 from server import answering, background, database, embedded, exposure
+from server.exposure import is_loopback
 from server.leaving import Everybody
 from server.settings import Settings, StartError
 from server.stop import Stop
@@ -170,17 +170,16 @@ def _refuse_unguarded(settings: Settings) -> None:
         raise StartError(
             "SEGMENTQL_JWT_ISSUER is set, but nobody is asked for a token: set SEGMENTQL_AUTHENTICATION=required, too."
         )
-    if settings.unauthenticated == "anywhere" or _is_loopback(settings.host):
+    if settings.unauthenticated == "anywhere":
+        return
+    _addresses(settings.host)  # that there is no such name is another matter
+    if is_loopback(settings.host):
         return
     raise StartError(
         f"Refusing to serve without authentication on {settings.host}, which others can reach: set "
         "SEGMENTQL_AUTHENTICATION=required and make tokens with `segmentql token create`, use --host 127.0.0.1, "
         "or set SEGMENTQL_UNAUTHENTICATED=anywhere where the network itself keeps strangers out."
     )
-
-
-def _is_loopback(host: str) -> bool:
-    return all(ipaddress.ip_address(address).is_loopback for _, address in _addresses(host))
 
 
 def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
