@@ -128,11 +128,11 @@ class Admission:
         self._empty: Empty = Recent(EMPTY_ONES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != PATH or wants_page(Request(scope)):
+        if scope["type"] != "http" or scope["path"] != PATH or wants_page(request := Request(scope)):
             await self.app(scope, receive, send)
             return
         bucket = bucket_of(scope)
-        if refused := self._refused(Request(scope), bucket):
+        if refused := self._refused(request, bucket):
             await refused(scope, receive, lingering(receive, send))
             return
         scope["state"]["payer"] = bucket

@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 
-from graphql import OperationDefinitionNode
 from strawberry.extensions import SchemaExtension
 
 from resolvers import facts
+from server.access import chosen
 
 # What a caller calls its operation may be of any length.
 NAME_CHARACTERS = 64
@@ -26,11 +26,6 @@ class Observation(SchemaExtension):
         if context.pre_execution_errors or context.graphql_document is None:
             return
         asked = context._provided_operation_name  # noqa: SLF001  # the public property falls back to the first one
-        for operation in context.graphql_document.definitions:
-            if not isinstance(operation, OperationDefinitionNode):
-                continue
-            name = operation.name.value if operation.name else None
-            if asked in (None, name):
-                noted.operation = name and name[:NAME_CHARACTERS]
-                noted.kind = operation.operation.value
-                return
+        operation = chosen(context.graphql_document, asked)
+        noted.operation = operation.name.value[:NAME_CHARACTERS] if operation.name else None
+        noted.kind = operation.operation.value
