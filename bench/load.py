@@ -41,13 +41,20 @@ def reading(client: Client, *, rate: float, users: int, path: Path, address: str
     words = [client.host, str(client.port), str(rate), str(users), str(path)]
     words += [address] if address else []
     load = Load()
-    with Popen([sys.executable, "-m", "bench.load", *words], cwd=Path(__file__).parent.parent) as process:
+    with asking("bench.load", *words):
+        yield load
+    load.reads = [(due, seconds) for due, seconds in json.loads(path.read_text())]
+
+
+@contextmanager
+def asking(program: str, *words: str) -> Iterator[None]:
+    """A program that asks for as long as the block lasts, and writes what it has seen when it is told to end."""
+    with Popen([sys.executable, "-m", program, *words], cwd=Path(__file__).parent.parent) as process:
         try:
-            yield load
+            yield
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait() == 0
-    load.reads = [(due, seconds) for due, seconds in json.loads(path.read_text())]
 
 
 async def _read(host: str, port: int, rate: float, users: int, address: str | None) -> list[tuple[float, float]]:

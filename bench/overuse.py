@@ -4,18 +4,17 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
-from subprocess import Popen
 from typing import Annotated
 
 import typer
 
+from bench import load
 from bench.client import Client
 from bench.wire import Wire
 
@@ -38,12 +37,8 @@ def going_on(client: Client, *, rate: float, address: str, path: Path) -> Iterat
     """Ask that many times a second, for as long as the block lasts."""
     words = [client.host, str(client.port), str(rate), address, str(path)]
     overuse = Overuse()
-    with Popen([sys.executable, "-m", "bench.overuse", *words], cwd=Path(__file__).parent.parent) as process:
-        try:
-            yield overuse
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait() == 0
+    with load.asking("bench.overuse", *words):
+        yield overuse
     overuse.answers = [(status, seconds) for status, seconds in json.loads(path.read_text())]
 
 
