@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import Client, Serve
+from connecting import connected, exchange
 from graphql import (
     GraphQLEnumType,
     GraphQLInputObjectType,
@@ -542,16 +543,3 @@ async def open_requests(number: int) -> None:
     async with asyncio.timeout(20):
         while REGISTRY.get_sample_value("segmentql_http_requests_open") != number:
             await asyncio.sleep(0.01)
-
-
-async def connected(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(client.http.base_url.host, client.http.base_url.port)
-
-
-async def exchange(client: Client, sent: bytes) -> bytes:
-    """What the server answers to exactly these bytes, until it closes the connection."""
-    reader, writer = await connected(client)
-    writer.write(sent)
-    answer = await reader.read()
-    writer.close()
-    return answer

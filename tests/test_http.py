@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Client, Serve
+from connecting import connected, exchange
 from graphql import get_introspection_query
 from operations import CREATE, SEGMENTS, change, count, create, new_key, slugs
 from sqlalchemy import text
@@ -634,16 +635,3 @@ def head(*lines: str) -> bytes:
     """The beginning of a request, with those headers besides the usual ones."""
     usual = ["POST /graphql HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
     return "\r\n".join([*usual, *lines, "", ""]).encode("latin-1")
-
-
-async def connected(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection(client.http.base_url.host, client.http.base_url.port)
-
-
-async def exchange(client: Client, sent: bytes) -> bytes:
-    """What the server answers to exactly these bytes, until it closes the connection."""
-    reader, writer = await connected(client)
-    writer.write(sent)
-    answer = await reader.read()
-    writer.close()
-    return answer
