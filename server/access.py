@@ -2,23 +2,14 @@
 
 from collections.abc import Iterator
 
-from graphql import (
-    DocumentNode,
-    FieldNode,
-    FragmentDefinitionNode,
-    FragmentSpreadNode,
-    GraphQLObjectType,
-    GraphQLSchema,
-    InlineFragmentNode,
-    OperationDefinitionNode,
-    SelectionSetNode,
-)
+from graphql import DocumentNode, GraphQLObjectType, GraphQLSchema, OperationDefinitionNode
 from strawberry.extensions import SchemaExtension
 
 from db.tables import Scope
 from resolvers.context import Context
 from resolvers.errors import Forbidden
 from schema.fields import SCOPE
+from server.validation import fields, fragments_of
 
 # What every type has of itself: what a thing is called is no secret, what there is, is told to those who may read.
 OF_ITSELF = {"__typename": Scope.READ, "__schema": Scope.READ, "__type": Scope.READ}
@@ -39,7 +30,8 @@ class Access(SchemaExtension):
         schema: GraphQLSchema = execution.schema._schema  # noqa: SLF001  # the one way to graphql-core's schema
         root = schema.get_root_type(operation.operation)
         assert root is not None
-        for name in asked_for(document, operation.selection_set):
+        for field in fields([operation.selection_set], fragments_of(document)):
+            name = field.name.value
             scope = scope_of(root, name)
             if scope is None:
                 raise Forbidden(f"Field {name} is nobody's to ask for.")
@@ -52,26 +44,6 @@ def chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
     """The operation that is run; that there is one the document's own checks have made sure of."""
     operations = (d for d in document.definitions if isinstance(d, OperationDefinitionNode))
     return next(each for each in operations if name is None or (each.name is not None and each.name.value == name))
-
-
-def asked_for(document: DocumentNode, selection_set: SelectionSetNode) -> Iterator[str]:
-    """The fields of the operation's first level, through fragments, each of which is looked into once."""
-    fragments: dict[str, FragmentDefinitionNode] | None = None
-    seen: set[str] = set()
-    waiting = [selection_set]
-    while waiting:
-        for selection in waiting.pop().selections:
-            if isinstance(selection, FieldNode):
-                yield selection.name.value
-            elif isinstance(selection, FragmentSpreadNode):
-                if fragments is None:
-                    definitions = (d for d in document.definitions if isinstance(d, FragmentDefinitionNode))
-                    fragments = {definition.name.value: definition for definition in definitions}
-                if selection.name.value not in seen:
-                    seen.add(selection.name.value)
-                    waiting.append(fragments[selection.name.value].selection_set)
-            elif isinstance(selection, InlineFragmentNode):
-                waiting.append(selection.selection_set)
 
 
 def scope_of(root: GraphQLObjectType, name: str) -> Scope | None:

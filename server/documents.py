@@ -9,7 +9,6 @@ from typing import NamedTuple
 from graphql import (
     DocumentNode,
     FieldNode,
-    FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
     InlineFragmentNode,
@@ -176,7 +175,7 @@ def excesses(document: DocumentNode, limits: DocumentLimits) -> list[GraphQLErro
         message = f"The document has more than {DEFINITIONS} operations and fragments."
         return [GraphQLError(message, extensions={"code": "LIMIT_EXCEEDED"})]
     operations = [d for d in definitions if isinstance(d, OperationDefinitionNode)]
-    measure = measuring({d.name.value: d for d in definitions if isinstance(d, FragmentDefinitionNode)})
+    measure = measuring(validation.fragments_of(document))
     try:
         sizes = [measure(operation.selection_set) for operation in operations]
     except RecursionError:  # only where far more tokens are allowed than by default
@@ -202,7 +201,7 @@ def _too_large(operation: OperationDefinitionNode | None, limit: int, what: str)
     return GraphQLError(message, operation, extensions={"code": "LIMIT_EXCEEDED"})
 
 
-def measuring(fragments: dict[str, FragmentDefinitionNode]) -> Callable[[SelectionSetNode | None], Size]:
+def measuring(fragments: validation.Fragments) -> Callable[[SelectionSetNode | None], Size]:
     measured: dict[str, Size] = {}
 
     def fragment(name: str) -> Size:

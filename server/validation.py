@@ -37,6 +37,8 @@ RULES = (
     OneOfInputValidationRule,
 )
 
+Fragments = dict[str, FragmentDefinitionNode]
+
 
 def mistakes(schema: GraphQLSchema, document: DocumentNode, *, discreet: bool) -> list[GraphQLError]:
     """What is wrong with a document; a discreet answer knows no introspection, and nothing that may have been meant."""
@@ -51,17 +53,20 @@ def conflicts(document: DocumentNode) -> Iterator[GraphQLError]:
     of one type, and each field needs to be compared with the first only. Selections that are merged are merged before
     they are compared, as they are when they are executed: the work is linear in what there is to execute.
     """
-    fragments = {d.name.value: d for d in document.definitions if isinstance(d, FragmentDefinitionNode)}
+    fragments = fragments_of(document)
     for definition in document.definitions:
         if isinstance(definition, OperationDefinitionNode):
             yield from _conflicts([definition.selection_set], fragments)
 
 
-def _conflicts(
-    selection_sets: list[SelectionSetNode], fragments: dict[str, FragmentDefinitionNode]
-) -> Iterator[GraphQLError]:
+def fragments_of(document: DocumentNode) -> Fragments:
+    """The document's fragments, by their names."""
+    return {d.name.value: d for d in document.definitions if isinstance(d, FragmentDefinitionNode)}
+
+
+def _conflicts(selection_sets: list[SelectionSetNode], fragments: Fragments) -> Iterator[GraphQLError]:
     grouped: dict[str, list[FieldNode]] = {}
-    for field in _fields(selection_sets, fragments):
+    for field in fields(selection_sets, fragments):
         grouped.setdefault((field.alias or field.name).value, []).append(field)
     for name, same in grouped.items():
         first, *others = same
@@ -81,9 +86,8 @@ def _conflicts(
                 yield from _conflicts(below, fragments)
 
 
-def _fields(
-    selection_sets: list[SelectionSetNode], fragments: dict[str, FragmentDefinitionNode]
-) -> Iterator[FieldNode]:
+def fields(selection_sets: list[SelectionSetNode], fragments: Fragments) -> Iterator[FieldNode]:
+    """The fields of one level, through fragments, each of which is looked into once."""
     spread: set[str] = set()
     unread = selection_sets[::-1]
     while unread:
