@@ -1,6 +1,5 @@
 """The pools of connections to PostgreSQL: one for mutations, one for reads, so that neither can starve the other."""
 
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,15 +8,8 @@ from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-# The connection broke off; or the server behind it shuts down, or is read-only after a failover: then it is of no use
-# any more, though it answers.
-GONE = frozenset({"08000", "08001", "08003", "08006", "25006", "57P01", "57P02", "57P03"})
-# Older than this, a connection is replaced when it is next asked for: a pool finds its way to a new primary.
-RECYCLE_SECONDS = 600
-
-# Seconds without a word before it is asked, between two questions, and how many of these remain without an answer;
-# and milliseconds that what was sent may remain unacknowledged.
-KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+from db import bare
+from db.gone import CONNECT_SECONDS, GONE, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
 
 SESSION = {
     "application_name": "segmentql",
@@ -37,6 +29,8 @@ WRITING = SESSION | {
 }
 # Shorter than the lease that a cache fill holds (db/cache.py).
 READING = SESSION | {"statement_timeout": "2500", "default_transaction_read_only": "on"}
+# The plan must be right for tables that were empty when it was made.
+PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 # A list of millions is swapped in one transaction.
 IMPORTING = WRITING | {
     "statement_timeout": "2h",
@@ -64,22 +58,34 @@ EXPORTING = SESSION | {
     "tcp_keepalives_idle": "30",
     "tcp_user_timeout": "120s",
 }
+# How long a statement is waited for: longer than PostgreSQL lets it take.
+WRITE_SECONDS, READ_SECONDS = 12, 4
 
 
-def url(value: str) -> URL:
+def url(value: str | URL) -> URL:
     """The URL with our driver, whichever of PostgreSQL's schemes it was written with."""
     return make_url(value).set(drivername="postgresql+asyncpg")
 
 
 def writer(database_url: str, pool_size: int) -> AsyncEngine:
     """For mutations and jobs: transactions."""
-    return _engine(database_url, pool_size, WRITING, command_timeout=12)
+    return _engine(database_url, pool_size, WRITING, command_timeout=WRITE_SECONDS)
 
 
 def reader(database_url: str, pool_size: int) -> AsyncEngine:
     """For queries: each statement is a transaction, and a snapshot, of its own, and none can write."""
-    engine = _engine(database_url, pool_size, READING, command_timeout=4)
+    engine = _engine(database_url, pool_size, READING, command_timeout=READ_SECONDS)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def bare_writer(database_url: str, size: int) -> bare.Pool:
+    """For mutations that are one statement."""
+    return bare.Pool(url(database_url), size, WRITING, WRITE_SECONDS)
+
+
+def bare_reader(database_url: str | URL, size: int) -> bare.Pool:
+    """For the queries that are asked most. Each is planned once, for one id and for a thousand alike."""
+    return bare.Pool(url(database_url), size, READING | PLANNED_ONCE, READ_SECONDS)
 
 
 def importer(database_url: str, pool_size: int) -> AsyncEngine:
@@ -104,7 +110,7 @@ def _engine(database_url: str, pool_size: int, session: Mapping[str, str], comma
         url(database_url),
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=1,  # a queue longer than this is overload, and said so
+        pool_timeout=WAIT_SECONDS,
         pool_recycle=RECYCLE_SECONDS,
         pool_pre_ping=True,
         pool_use_lifo=True,
@@ -112,7 +118,7 @@ def _engine(database_url: str, pool_size: int, session: Mapping[str, str], comma
         json_deserializer=orjson.loads,
         hide_parameters=True,  # ids of users and keys of clients do not belong into logs
         connect_args={
-            "timeout": 3,
+            "timeout": CONNECT_SECONDS,
             # Ends the wait for a server that is frozen or behind a dead network, which no timeout of its own can.
             "command_timeout": command_timeout,
             "server_settings": dict(session),
@@ -124,15 +130,7 @@ def _engine(database_url: str, pool_size: int, session: Mapping[str, str], comma
 
 
 def _keep_alive(dbapi_connection: Any, _record: object) -> None:
-    """Notice within a minute that the other side is gone without a word: its machine lost power, or a NAT forgot us."""
-    # The driver has no setting for it.
-    connected = dbapi_connection.driver_connection._transport.get_extra_info("socket")  # noqa: SLF001
-    if connected is None or connected.family == socket.AF_UNIX:
-        return
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEP_ALIVE.items():
-        if hasattr(socket, option):  # each system has its own
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    keep_alive(dbapi_connection.driver_connection._transport)  # noqa: SLF001  # the driver has no setting for it
 
 
 def _discard_when_gone(context: ExceptionContext) -> None:

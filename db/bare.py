@@ -1,0 +1,167 @@
+"""The pools of connections for the statements that are sent most: what SQLAlchemy adds to each costs more than they do.
+
+Only single statements go over them, each a transaction of its own.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+from sqlalchemy import URL
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from db.gone import CONNECT_SECONDS, GONE, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+
+CLOSE_SECONDS = 2
+# What a URL may say that SQLAlchemy itself takes.
+NOT_THE_DRIVERS = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func"})
+
+
+class ConnectionLost(ConnectionError):
+    """The connection is gone, and whether the statement took effect is not known."""
+
+
+@dataclass(slots=True)
+class _Session:
+    connection: "asyncpg.Connection[asyncpg.Record]"
+    since: float
+
+
+class Pool:
+    """Up to `size` connections, made when they are needed; the one that was used last is used next."""
+
+    def __init__(self, url: URL, size: int, session: Mapping[str, str], command_timeout: float) -> None:
+        _, options = url.get_dialect()().create_connect_args(url)
+        kept = {name: value for name, value in options.items() if name not in NOT_THE_DRIVERS}
+        self._options: dict[str, Any] = kept | {
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": command_timeout,
+            "server_settings": dict(session),
+        }
+        self.size = size
+        # Connections that are at work, or being made.
+        self.in_use = 0
+        self._idle: list[_Session] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        # What is older is as dead as a connection that was found to be.
+        self._lost = float("-inf")
+        # Called with each statement that is sent.
+        self.sending: Callable[[str], None] | None = None
+        # Around each statement, for as long as it takes.
+        self.following: Callable[[str], AbstractContextManager[object]] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Who waits for a connection."""
+        return len(self._waiting)
+
+    async def fetch(self, statement: str, *args: object) -> "list[asyncpg.Record]":
+        """The rows that the statement answers, committed when this returns.
+
+        Raises ConnectionLost when that cannot be known, and SQLAlchemy's TimeoutError after a second without a
+        connection; what PostgreSQL itself says is raised as it is.
+        """
+        if self.in_use < self.size:
+            self.in_use += 1
+        else:
+            await self._turn()
+        try:
+            if self.sending is not None:
+                self.sending(statement)
+            if self.following is None:
+                return await self._send(statement, args)
+            with self.following(statement):
+                return await self._send(statement, args)
+        finally:
+            self._give_turn()
+
+    async def close(self) -> None:
+        """End the connections that nobody uses; the others end when they are given back."""
+        self._lost = float("inf")
+        while self._idle:
+            connection = self._idle.pop().connection
+            try:
+                await connection.close(timeout=CLOSE_SECONDS)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection.terminate()
+
+    async def _send(self, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
+        if (session := self._idle_one()) is not None:
+            try:
+                return await self._send_over(session, statement, args)
+            except asyncpg.InternalClientError as error:
+                # The server has taken its leave and not closed yet: the driver notices, and sends nothing.
+                if not str(error).startswith("cannot switch to state"):
+                    raise
+                self._lost = time.monotonic()
+        return await self._send_over(await self._connect(), statement, args)
+
+    async def _send_over(self, session: _Session, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
+        connection, useful = session.connection, False
+        try:
+            rows: list[asyncpg.Record] = await connection.fetch(statement, *args)
+            useful = True
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            if connection.is_closed() or getattr(error, "sqlstate", None) in GONE:
+                self._lost = time.monotonic()
+                raise ConnectionLost(str(error) or type(error).__name__) from error
+            useful = isinstance(error, asyncpg.PostgresError)
+            raise
+        finally:
+            # What was cancelled or timed out may still be answered: that must be nobody else's answer.
+            if useful and session.since > self._lost:
+                self._idle.append(session)
+            else:
+                connection.terminate()
+        return rows
+
+    def _idle_one(self) -> _Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            oldest = max(self._lost, time.monotonic() - RECYCLE_SECONDS)
+            if session.since > oldest and not session.connection.is_closed():
+                return session
+            session.connection.terminate()
+        return None
+
+    async def _connect(self) -> _Session:
+        since = time.monotonic()
+        try:
+            connection = await asyncpg.connect(**self._options)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            state = getattr(error, "sqlstate", None)
+            if state is not None and state not in GONE:
+                raise
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        keep_alive(connection._transport)  # noqa: SLF001  # the driver has no setting for it
+        return _Session(connection, since)
+
+    async def _turn(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # it had come just before
+                self._give_turn()
+            else:
+                self._waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise PoolTimeoutError(f"no connection of {self.size} was free in {WAIT_SECONDS} s") from error
+            raise
+
+    def _give_turn(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who waited for it may have left
+                turn.set_result(None)
+                return
+        self.in_use -= 1
