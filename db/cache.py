@@ -11,16 +11,14 @@ import logging
 import random
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError
 
 from db import metrics
 from db.beside import beside
@@ -42,9 +40,10 @@ from db.cache_format import (
     State,
     key,
     new_generation,
-    parse_list,
+    parse_lists,
     parse_state,
 )
+from db.pipeline import Answered, Part, Pipeline, Script
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,6 @@ LEASE_MS = 3_000
 # A process that Redis is cut off from cannot invalidate. With the lease this stays below the promised minute; spread,
 # so that lists stored together do not all have to be read again together.
 TTL_MS = (45_000, 55_000)
-CONNECTIONS = 16
 # Keys that one command removes; and from how many on their users are sent together.
 UNLINKED = 2_000
 FEW = 100
@@ -62,8 +60,6 @@ FEW = 100
 FAILURES = 3
 # Whoever closes it and dies has not closed it for ever.
 CLOSED_MS = 60_000
-# Of the event loop: enough to connect, to be greeted, to send and to be answered, by a Redis that is there.
-TURNS = 20
 PROBE_SECONDS = 0.1
 HEALTH_SECONDS = 0.25
 
@@ -76,26 +72,22 @@ class Cache:
 
     def __init__(self, url: str, budget_ms: int) -> None:
         self._budget = budget_ms / 1000
-        # redis-py would otherwise wait five seconds, ten times over, and send commands twice; `_in_time` keeps time.
-        pool = BlockingConnectionPool.from_url(
+        # redis-py would otherwise wait five seconds, ten times over, and send commands twice; the pipeline keeps time.
+        connections = ConnectionPool.from_url(
             url,
-            max_connections=CONNECTIONS,
-            timeout=None,
             socket_timeout=None,
             socket_connect_timeout=None,
             retry=Retry(NoBackoff(), 0),
             protocol=3,
             redis_connect_func=self._greet,
         )
-        self._redis: Redis = Redis(connection_pool=pool)
-        self._take_leases = self._redis.register_script(TAKE_LEASES)
-        self._fill = self._redis.register_script(FILL)
-        self._announce = self._redis.register_script(ANNOUNCE)
-        self._close = self._redis.register_script(CLOSE)
-        self._open = self._redis.register_script(OPEN)
-        self._remove = self._redis.register_script(REMOVE)
+        self.pipeline = Pipeline(connections.make_connection)
         self._failures = 0
+        # What they failed of last: the end of a connection is one failure, however many wait for it.
+        self._failed_of: Exception | None = None
         self._leases = 0
+        # The state as it was found last, and what it says.
+        self._found = b"", State(b"", -1)
         self._process = secrets.token_hex(8).encode()
         # Which start of which server answered last.
         self._run_id: bytes | None = None
@@ -112,26 +104,29 @@ class Cache:
             async with beside(self._watch()):
                 yield
         finally:
-            await self._redis.aclose()
-            await self._redis.connection_pool.disconnect()
+            await self.pipeline.close()
+
+    def find(self, user_ids: Sequence[str], take: Callable[[Fetched | None], None]) -> None:
+        """Have `take` called with the state and the users' lists, which one command asks for."""
+
+        def found(values: list[bytes | None] | None) -> None:
+            take(None if values is None or values[1] is not None else self._fetched(values))
+
+        self._read(("MGET", STATE, CLOSED, *map(key, user_ids)), found)
 
     async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
         """The state and the users' lists, in one command."""
-        found = await self._read(lambda: self._redis.mget([STATE, CLOSED, *map(key, user_ids)]))
-        if found is None or found[1] is not None:
-            return None
-        state = parse_state(found[0])
-        if state is None:
-            return Fetched(None, [None] * len(user_ids))
-        return Fetched(state, [parse_list(value, state.generation) for value in found[2:]])
+        answer: asyncio.Future[Fetched | None] = asyncio.get_running_loop().create_future()
+        self.find(user_ids, _once(answer))
+        return await answer
 
     async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
         """Become the one who reads these users' lists from PostgreSQL, where nobody else is and none is stored."""
         self._leases += 1
         # A lease counts under its generation alone, as a list does: what its holder read may be of another time.
         lease = b"%b%b%b.%d" % (LEASE, generation, self._process, self._leases)
-        keys = [key(user_id) for user_id in user_ids]
-        found = await self._read(lambda: self._take_leases(keys=keys, args=[lease, generation, LEASE_MS]))
+        keys: list[Part] = [key(user_id) for user_id in user_ids]
+        found = await self._answer(TAKE_LEASES, keys, [lease, generation, LEASE_MS])
         if found is None:
             return None
         leased = Leased(lease, [], {}, {})
@@ -141,40 +136,44 @@ class Cache:
             elif value.startswith(LEASE):
                 leased.others[user_id] = value
             else:
-                leased.lists[user_id] = memoryview(value)[1 + GENERATION_LENGTH :]
+                leased.lists[user_id] = value[1 + GENERATION_LENGTH :]
         return leased
 
     async def fill(self, lease: bytes, generation: bytes, lists: Mapping[str, bytes]) -> int:
         """Store lists that were read under that lease; return how many of them it still held for."""
-        args: list[bytes | int] = [lease]
+        args: list[Part] = [lease]
         for packed in lists.values():
             args += [LIST + generation + packed, random.randint(*TTL_MS)]  # noqa: S311  # spreads load, keeps no secret
-        keys = [key(user_id) for user_id in lists]
-        stored: int = await self._read(lambda: self._fill(keys=keys, args=args)) or 0
+        keys: list[Part] = [key(user_id) for user_id in lists]
+        stored: int = await self._answer(FILL, keys, args) or 0
         metrics.cache_fills.inc(stored)
         return stored
 
-    async def run(self, script: str, keys: Sequence[bytes], args: Sequence[int]) -> Any:
-        """What a script answers that has nothing to do with lists, or None when that cannot be had."""
-        return await self._read(lambda: self._redis.register_script(script)(keys=keys, args=args))
+    def soon(self, join: Callable[[], None]) -> None:
+        """Call it just before the next write to Redis: what it asks for is part of that."""
+        self.pipeline.soon(join)
+
+    def run(self, script: Script, keys: list[Part], args: list[Part], take: Answered) -> None:
+        """Have `take` called with what a script answers that has nothing to do with lists, or with None."""
+        self._read((script, keys, args), take)
 
     async def plant(self, catalogue_version: int) -> State | None:
         """Begin a generation at that version, if there is none; the one that counts is returned."""
         state = b"%b:%d" % (new_generation(), catalogue_version)
-        found = await self._read(lambda: self._redis.set(STATE, state, nx=True, get=True), absent=state)
-        return None if found is None else parse_state(found)
+        found = await self._answer("SET", STATE, state, "NX", "GET")
+        return None if found is None else parse_state(found or state)
 
     async def invalidate(self, user_ids: Sequence[str]) -> None:
         """Forget the users' lists. To be called after the commit and before the answer."""
         if not user_ids:
             return
         if len(user_ids) <= FEW:
-            await self._change(lambda: self._redis.unlink(*map(key, user_ids)))
+            await self._change("UNLINK", *map(key, user_ids))
             return
         # Redis does nothing else while it runs a command, and each has the whole budget.
         for start in range(0, len(user_ids), UNLINKED):
             users = "\n".join(user_ids[start : start + UNLINKED])
-            await self._change(partial(self._remove, keys=[USER], args=[users]))
+            await self._change(REMOVE, [USER], [users])
             if not self.available:
                 return  # whatever it holds is not read any more
 
@@ -183,25 +182,24 @@ class Cache:
 
         Between a commit and the last invalidation some lists are old and some are new: so nobody sees both.
         """
-        await self._change(lambda: self._close(keys=[CLOSED], args=[CLOSED_MS]))
+        await self._change(CLOSE, [CLOSED], [CLOSED_MS])
         await asyncio.sleep(2 * self._budget)
 
     async def stay_closed(self) -> None:
         """Let nobody open it by waiting."""
-        await self._change(lambda: self._redis.pexpire(CLOSED, CLOSED_MS))
+        await self._change("PEXPIRE", CLOSED, CLOSED_MS)
 
     async def open(self) -> None:
         """Let lists be read from here again."""
-        await self._change(lambda: self._open(keys=[CLOSED]))
+        await self._change(OPEN, [CLOSED], [])
 
     async def announce(self, catalogue_version: int) -> None:
         """Let every process know that the catalogue has reached that version. After the commit, before the answer."""
-        args: list[bytes | int] = [new_generation(), catalogue_version]
-        await self._change(lambda: self._announce(keys=[STATE], args=args))
+        await self._change(ANNOUNCE, [STATE], [new_generation(), catalogue_version])
 
     async def renounce(self) -> None:
         """Remove the state: every list stored so far is void, and the catalogue's version is asked of PostgreSQL."""
-        await self._change(self._remove_state)
+        await self._change("UNLINK", STATE)
 
     async def _greet(self, connection: AbstractConnection) -> None:
         """Look whom a new connection reaches: a server that restarted may have old lists from its disk."""
@@ -213,61 +211,70 @@ class Cache:
             self._leave(ConnectionError("it is another server than before, or was restarted"))
         self._run_id = found
 
-    async def _remove_state(self) -> None:
-        await self._redis.unlink(STATE)
+    def _fetched(self, values: list[bytes | None]) -> Fetched:
+        state = values[0]
+        if state is None:
+            return Fetched(None, [None] * (len(values) - 2))
+        if state != self._found[0]:
+            self._found = state, parse_state(state)
+        counting = self._found[1]
+        return Fetched(counting, parse_lists(values[2:], counting.generation))
 
-    async def _read(self, command: Callable[[], Awaitable[Any]], absent: bytes | None = None) -> Any:
-        """The command's answer, `absent` when that is nil, or None when it cannot be had."""
-        if not self.available:
-            return None
-        try:
-            answer = await self._in_time(command)
-        except OutOfMemoryError:
-            return None  # Redis is well and merely full: what is not stored is read from PostgreSQL
-        except (RedisError, OSError, TimeoutError) as error:
-            metrics.redis_failures.inc()
-            self._failures += 1
-            if self._failures >= FAILURES:
-                self._leave(error)
-            return None
-        self._failures = 0
-        if self._untold:  # what answered may be another server than before
-            return None
-        return absent if answer is None else answer
+    async def _answer(self, *command: Any) -> Any:
+        """The command's answer, b"" when that is nil, or None when it cannot be had."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._read(command, _once(answer))
+        return await answer
 
-    async def _change(self, command: Callable[[], Awaitable[object]]) -> None:
+    def _read(self, command: tuple[Any, ...], take: Answered) -> None:
+        def received(reply: Any) -> None:
+            if not isinstance(reply, Exception):
+                self._failures = 0
+                # What answered may be another server than before.
+                take(None if self._untold else b"" if reply is None else reply)
+                return
+            if not isinstance(reply, OutOfMemoryError):  # else it is merely full: then what is not stored is read
+                self._failed(reply)
+            take(None)
+
+        if self.available:
+            self._send(command, received, self._budget)
+        else:
+            take(None)
+
+    def _failed(self, error: Exception) -> None:
+        metrics.redis_failures.inc()
+        self._failures += error is not self._failed_of
+        self._failed_of = error
+        if self._failures >= FAILURES:
+            self._leave(error)
+
+    async def _change(self, *command: Any) -> None:
         """Run a command that others rely on; when it fails, Redis is not to be trusted until the state was removed."""
         if not self.available:
             self._untold += 1
             return
-        try:
-            await self._in_time(command)
-        except OutOfMemoryError:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        # Whoever has asked may have left, and others rely on it all the same.
+        def received(reply: Any) -> None:
+            if isinstance(reply, Exception) and not isinstance(reply, OutOfMemoryError):
+                metrics.redis_failures.inc()
+                self._leave(reply)
+            if not answer.done():
+                answer.set_result(reply)
+
+        self._send(command, received, self._budget)
+        if isinstance(await answer, OutOfMemoryError):
             # Only removing is possible. Without the state everyone asks PostgreSQL.
             await self.renounce()
-        except (RedisError, OSError, TimeoutError) as error:
-            metrics.redis_failures.inc()
-            self._leave(error)
 
-    async def _in_time(self, command: Callable[[], Awaitable[object]], seconds: float | None = None) -> object:
-        """The command's answer, or TimeoutError when Redis, and not this process, was too slow."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(None) as limit:
-            timer: asyncio.Handle
-
-            def late(turns: int) -> None:
-                # A busy loop looks at its clock before it has read what lies in its sockets: let it read first.
-                nonlocal timer
-                if turns:
-                    timer = loop.call_soon(late, turns - 1)
-                else:
-                    limit.reschedule(loop.time())
-
-            timer = loop.call_later(seconds or self._budget, late, TURNS)
-            try:
-                return await command()
-            finally:
-                timer.cancel()
+    def _send(self, command: tuple[Any, ...], take: Answered, seconds: float) -> None:
+        if isinstance(command[0], Script):
+            script, keys, args = command
+            self.pipeline.evaluate(script, keys, args, take, seconds)
+        else:
+            self.pipeline.send(command, take, seconds)
 
     def _leave(self, error: Exception) -> None:
         """Use Redis no more until a probe has come back from it.
@@ -289,9 +296,9 @@ class Cache:
     async def _probe(self) -> None:
         """Notice that Redis is away also without traffic, and come back to it only when nothing stale in it counts."""
         was_available, untold = self.available, self._untold
-        try:
-            await self._in_time(self._redis.ping if untold == 0 else self._remove_state, HEALTH_SECONDS)
-        except (RedisError, OSError, TimeoutError) as error:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._send(("PING",) if untold == 0 else ("UNLINK", STATE), _once(answer), HEALTH_SECONDS)
+        if isinstance(error := await answer, Exception):
             metrics.redis_failures.inc()
             self._leave(error)
             return
@@ -301,3 +308,11 @@ class Cache:
         self._untold, self._failures, self.available = 0, 0, True
         metrics.redis_available.set(1)
         log.info("Redis answers, reads use it")
+
+
+def _once(answer: "asyncio.Future[Any]") -> Answered:
+    def take(reply: Any) -> None:
+        if not answer.done():  # whoever has asked may have left
+            answer.set_result(reply)
+
+    return take

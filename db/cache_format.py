@@ -1,18 +1,21 @@
 """What lies under which key in Redis, and the scripts that change it in one step."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from db.pipeline import Script
 
 STATE = b"segmentql:state"
 # While it is there nobody reads or stores lists.
 CLOSED = b"segmentql:closed"
-USER = b"segmentql:user:"
+USER = "segmentql:user:"
 # First byte of a user's key; the generation follows.
 LIST, LEASE = b"V", b"L"
 GENERATION_LENGTH = 12
 
 # For each key what is there, or '' when it was free and now holds the caller's lease.
-TAKE_LEASES = """
+TAKE_LEASES = Script("""
 local generation, found = ARGV[2], {}
 for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
@@ -24,9 +27,9 @@ for i, key in ipairs(KEYS) do
   end
 end
 return found
-"""
+""")
 # A list is stored only where the caller's own lease still is: whoever changed the user meanwhile has removed it.
-FILL = """
+FILL = Script("""
 local stored = 0
 for i, key in ipairs(KEYS) do
   if redis.call('GET', key) == ARGV[1] then
@@ -35,9 +38,9 @@ for i, key in ipairs(KEYS) do
   end
 end
 return stored
-"""
+""")
 # Two processes may announce in either order: the version only rises. Without a state a new generation begins.
-ANNOUNCE = """
+ANNOUNCE = Script("""
 local state = redis.call('GET', KEYS[1])
 if state then
   local generation, version = string.match(state, '^(.-):(%d+)$')
@@ -47,27 +50,27 @@ if state then
 else
   redis.call('SET', KEYS[1], ARGV[1] .. ':' .. ARGV[2])
 end
-"""
+""")
 
 
 # Several may have it closed at a time: it is open again when the last of them opens it.
-CLOSE = """
+CLOSE = Script("""
 redis.call('INCR', KEYS[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
-"""
-OPEN = """
+""")
+OPEN = Script("""
 if redis.call('DECR', KEYS[1]) <= 0 then
   redis.call('UNLINK', KEYS[1])
 end
-"""
+""")
 # Many keys by one argument: several would take us ten times as long to send. No id has a line end.
-REMOVE = """
+REMOVE = Script("""
 local keys = {}
 for user in string.gmatch(ARGV[1], '[^\\n]+') do
   keys[#keys + 1] = KEYS[1] .. user
 end
 return redis.call('UNLINK', unpack(keys))
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class Fetched:
     # None: nobody has said yet which generation and version count.
     state: State | None
     # In the order asked: a packed list, or None.
-    lists: list[memoryview | None]
+    lists: list[bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +93,23 @@ class Leased:
     # Users whose lists are now ours to read from PostgreSQL and to `fill`.
     ours: list[str]
     # Lists that somebody else has stored meanwhile.
-    lists: dict[str, memoryview]
+    lists: dict[str, bytes]
     # Users whose lists somebody else is reading, with that reader's lease.
     others: dict[str, bytes]
 
 
-def key(user_id: str) -> bytes:
-    return USER + user_id.encode()
+def key(user_id: str) -> str:
+    return USER + user_id
 
 
-def parse_list(value: bytes | None, generation: bytes) -> memoryview | None:
-    """The packed list, if there is one that counts under this generation."""
-    if value is None or not value.startswith(LIST + generation):
-        return None
-    return memoryview(value)[1 + GENERATION_LENGTH :]
+def parse_lists(values: Sequence[bytes | None], generation: bytes) -> list[bytes | None]:
+    """The packed lists, where there are any that count under this generation."""
+    counting = LIST + generation
+    start = len(counting)
+    return [value[start:] if value is not None and value.startswith(counting) else None for value in values]
 
 
-def parse_state(value: bytes | None) -> State | None:
-    if value is None:
-        return None
+def parse_state(value: bytes) -> State:
     generation, _, version = value.partition(b":")
     return State(generation, int(version))
 

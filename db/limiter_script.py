@@ -1,30 +1,40 @@
 """How points are spent in Redis, in one step and by its own clock."""
 
-LIMIT = b"segmentql:limit:"
+LIMIT = "segmentql:limit:"
 
-# For each bucket, in microseconds: what the points are worth, what a full bucket is worth, and the fee that is taken
-# where there are too few points, as far as there is so much. Answers for each whether the points were spent, and how
-# far away the bucket is from being full. What lies further away than an empty bucket takes is of another policy, or of
+# For each bucket: what a full one is worth in microseconds, and how many steps follow; and of each step what the points
+# are worth, the fee that is taken where there are too few points, as far as there is so much, and how many times over.
+# Answers for each how far away the bucket is from being full before the first step: who knows that, and the steps,
+# knows what came of each (db/limiter.py). What lies further away than an empty bucket takes is of another policy, or of
 # a clock that was set back since: it counts for nothing.
 SPEND = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local spent = {}
+local found, next = {}, 1
 for i, key in ipairs(KEYS) do
-  local cost, most, fee = tonumber(ARGV[3 * i - 2]), tonumber(ARGV[3 * i - 1]), tonumber(ARGV[3 * i])
+  local most, steps = tonumber(ARGV[next]), tonumber(ARGV[next + 1])
+  next = next + 2
   local full = tonumber(redis.call('GET', key) or now)
   if full < now or full > now + most then
     full = now
   end
-  local allowed = full - now + cost <= most
-  if not allowed then
-    cost = math.min(fee, now + most - full)
+  local before = full - now
+  local ahead = before
+  for _ = 1, steps do
+    local cost, fee = tonumber(ARGV[next]), tonumber(ARGV[next + 1])
+    for _ = 1, tonumber(ARGV[next + 2]) do
+      if ahead + cost <= most then
+        ahead = ahead + cost
+      else
+        ahead = ahead + math.min(fee, most - ahead)
+      end
+    end
+    next = next + 3
   end
-  local ahead = full - now + cost
-  if cost > 0 then
-    redis.call('SET', key, string.format('%.0f', full + cost), 'PX', math.ceil(ahead / 1000))
+  if ahead > before then
+    redis.call('SET', key, string.format('%.0f', now + ahead), 'PX', math.ceil(ahead / 1000))
   end
-  spent[2 * i - 1], spent[2 * i] = allowed and 1 or 0, ahead
+  found[i] = before
 end
-return spent
+return found
 """

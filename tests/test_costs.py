@@ -1,7 +1,8 @@
 """What an operation costs, and what a bucket does."""
 
 import asyncio
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from limiting import READ, asked, cost
 from redis import Redis as SyncRedis
 
-from db.limiter import Limiter, Policy, Verdict, verdict
+from db.cache import Cache
+from db.limiter import Limiter, Policy, Verdict
 from db.limiter_script import LIMIT, SPEND
 from schema.api import schema
 from schema.costs import Price
@@ -168,8 +170,13 @@ def expected(policy: Policy, steps: list[tuple[int, int, int]]) -> Iterator[tupl
 
 
 class Away:
-    async def run(self, *_: object) -> None:
-        """As when there is no Redis."""
+    """As when there is no Redis."""
+
+    def soon(self, join: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(join)
+
+    def run(self, _script: object, _keys: object, _args: object, take: Callable[[None], None]) -> None:
+        take(None)
 
 
 @given(POLICIES, STEPS)
@@ -181,24 +188,59 @@ def test_both_limiters_do_what_a_bucket_does(
     own = Limiter(Away(), lambda: now * 1_000)  # type: ignore[arg-type]  # all that a limiter needs of a cache
     bucket = uuid4().hex
     # The script itself, with a clock that we set.
-    script = SPEND.replace("redis.call('TIME')", "{ARGV[4], ARGV[5]}")
+    script = SPEND.replace("redis.call('TIME')", "{ARGV[#ARGV - 1], ARGV[#ARGV]}")
+
+    async def spend(points: int, fee: int) -> Verdict:
+        return await own.spend(bucket, points, policy, fee)
+
+    lacked = 0
     with SyncRedis.from_url(servers.redis_url) as redis:
         for (microseconds, points, fee), (allowed, lacking) in zip(steps, expected(policy, steps), strict=True):
             now += microseconds
             cost, most = policy.microseconds(points), policy.microseconds(policy.burst)
-            numbers = cost, most, policy.microseconds(fee), *divmod(now, 1_000_000)
-            found = redis.eval(script, 1, LIMIT + bucket.encode(), *numbers)
-            assert (found[0] == 1, found[1]) == (allowed, lacking)
-            assert asyncio.run(own.spend(bucket, points, policy, fee)) == verdict(
-                policy, allowed=allowed, ahead=lacking, cost=cost
-            )
+            numbers = most, 1, cost, policy.microseconds(fee), 1, *divmod(now, 1_000_000)
+            assert redis.eval(script, 1, LIMIT + bucket, *numbers) == [max(0, lacked - microseconds)]
+            assert asyncio.run(spend(points, fee)) == Verdict(allowed, lacking, cost, policy)
+            lacked = lacking
+
+
+@given(POLICIES, STEPS, st.lists(st.integers(1, 4), min_size=1))
+@hypothesis_settings(max_examples=40, deadline=None)
+def test_what_is_spent_together_is_what_would_have_been_spent_one_after_the_other(
+    servers: Servers, policy: Policy, steps: list[tuple[int, int, int]], times: list[int]
+) -> None:
+    # All of them at one instant, and some several times over.
+    wishes = [
+        (0, points, fee) for (_, points, fee), n in zip(steps, itertools.cycle(times), strict=False) for _ in range(n)
+    ]
+
+    async def spend(buckets: list[str]) -> list[list[Verdict]]:
+        cache = Cache(servers.redis_url, 5_000)
+        async with cache.running():
+            limiter = Limiter(cache)
+            asked = [[limiter.spend(bucket, points, policy, fee) for bucket in buckets] for _, points, fee in wishes]
+            found = [await asyncio.gather(*each) for each in asked]
+            # And Redis has kept what they were told.
+            for n, bucket in enumerate(buckets if found else []):
+                now = await limiter.spend(bucket, 0, policy)
+                assert 0 <= found[-1][n].ahead - now.ahead < 5_000_000
+            return found
+
+    for (_, points, _), told, (allowed, lacking) in zip(
+        wishes, asyncio.run(spend([uuid4().hex, uuid4().hex])), expected(policy, wishes), strict=True
+    ):
+        assert told == [Verdict(allowed, lacking, policy.microseconds(points), policy)] * 2
 
 
 def test_what_is_told_of_a_bucket_fits() -> None:
     policy = Policy(1_000, 10_000)
-    assert verdict(policy, allowed=True, ahead=1_000, cost=1_000) == Verdict(True, 9_999, 0, 1, 0, 0)
-    assert verdict(policy, allowed=True, ahead=10_000_000, cost=1_000) == Verdict(True, 0, 0, 10_000, 1_000, 1_000)
-    assert verdict(policy, allowed=False, ahead=9_999_500, cost=1_000) == Verdict(False, 0, 1, 10_000, 500, 500)
-    later = verdict(policy, allowed=False, ahead=9_000_000, cost=3_000_000)
-    assert later == Verdict(False, 1_000, 2_000, 9_000, 0, 2_000_000)
+
+    def told(*, allowed: bool, ahead: int, cost: int) -> tuple[int, int, int, int, int]:
+        verdict = Verdict(allowed, ahead, cost, policy)
+        return verdict.remaining, verdict.retry_ms, verdict.reset_ms, verdict.empty_us, verdict.again_us
+
+    assert told(allowed=True, ahead=1_000, cost=1_000) == (9_999, 0, 1, 0, 0)
+    assert told(allowed=True, ahead=10_000_000, cost=1_000) == (0, 0, 10_000, 1_000, 1_000)
+    assert told(allowed=False, ahead=9_999_500, cost=1_000) == (0, 1, 10_000, 500, 500)
+    assert told(allowed=False, ahead=9_000_000, cost=3_000_000) == (1_000, 2_000, 9_000, 0, 2_000_000)
     assert (policy.window, Policy(3, 10).window, Policy(20, 20, 60).window) == (10, 4, 60)
