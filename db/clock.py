@@ -6,6 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 # Instants travel as PostgreSQL keeps them: whole microseconds since this one.
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+# Ten minutes are as many microseconds as Python calculates with fast; and how they, a second of them and a thousandth
+# are written.
+BLOCK = 600_000_000
+SECONDS = [f"{second // 60}:{second % 60:02}." for second in range(600)]
+MILLIS = [f"{milli:03}" for milli in range(1_000)]
+MICROS = [f"{micro:03}Z" for micro in range(1_000)]
+# A year has as many, in some megabytes.
+MOST_BLOCKS = 53_000
 # PostgreSQL's `infinity`.
 NEVER = 2**63 - 1
 # And its `-infinity`.
@@ -14,6 +22,7 @@ ALWAYS = -(2**63)
 INSTANT = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,6})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 # The longest lifetime, a century. More is a mistake in the unit, and would soon leave the calendar.
 TTL_DAYS = 36_500
+_blocks: dict[int, str] = {}
 # The database's driver means `infinity` by it.
 TAKEN = datetime.max.replace(tzinfo=UTC)
 # No crystal of a server is worse; an estimate loses this much certainty with time.
@@ -59,6 +68,20 @@ class Clock:
 def as_datetime(instant: int) -> datetime | None:
     """The instant as the contract shows it; None for one that never comes."""
     return None if instant == NEVER else EPOCH + timedelta(microseconds=instant)
+
+
+def as_text(instant: int) -> str:
+    """The same as a DateTime in an answer, several times as fast: it is most of what an answer is made of."""
+    block, rest = instant // BLOCK, instant % BLOCK
+    beginning = _blocks.get(block) or _block(block)
+    return f"{beginning}{SECONDS[rest // 1_000_000]}{MILLIS[rest // 1_000 % 1_000]}{MICROS[rest % 1_000]}"
+
+
+def _block(block: int) -> str:
+    if len(_blocks) >= MOST_BLOCKS:
+        _blocks.clear()
+    found = _blocks[block] = (EPOCH + timedelta(microseconds=block * BLOCK)).isoformat()[:15]
+    return found
 
 
 def parse_instant(text: str) -> datetime | None:

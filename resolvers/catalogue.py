@@ -23,23 +23,16 @@ class Catalogue:
 
     def __init__(self, reader: AsyncEngine, clock: Clock) -> None:
         self.version = -1
-        self._live: dict[int, Segment] = {}
+        self.live: dict[int, Segment] = {}
         self.rollouts: dict[int, Rollout] = {}
-        self._newest_id = 0
+        # Every segment that is as old as this copy has such an id: ids are given out in the order of versions.
+        self.newest_id = 0
         self._reader = reader
         self._clock = clock
         # Refreshes are numbered: the last that began, and the last that began and succeeded.
         self._begun = 0
         self._loaded = 0
         self._turn = asyncio.Lock()
-
-    def segment(self, segment_id: int) -> Segment | None:
-        """The segment, or None when it was deleted."""
-        return self._live.get(segment_id)
-
-    def knows(self, segment_id: int) -> bool:
-        """Whether the segment is as old as this copy; ids are given out in the order of versions."""
-        return segment_id <= self._newest_id
 
     async def refresh(self) -> None:
         """Take in everything that was committed before the call. Any number of callers share one statement."""
@@ -95,14 +88,14 @@ class Catalogue:
             self._clock.observe(sent, ticks(), changes.clock)
             if changes.version < self.version:  # restored from a backup: ids and versions were given out anew
                 changes = await catalogue.since(conn, -1)
-                self._live, self._newest_id = {}, 0
+                self.live, self.newest_id = {}, 0
                 self.rollouts = {}
         for segment in changes.segments:
-            self._newest_id = max(self._newest_id, segment.id)
+            self.newest_id = max(self.newest_id, segment.id)
             self.rollouts.pop(segment.id, None)
             if segment.deleted_at is None:
-                self._live[segment.id] = segment
+                self.live[segment.id] = segment
             else:
-                self._live.pop(segment.id, None)
+                self.live.pop(segment.id, None)
         self.rollouts.update({rollout.segment.id: rollout for rollout in changes.rollouts})
         self.version = changes.version

@@ -1,83 +1,211 @@
 """Which segments users are in: from Redis where it has the answer, from PostgreSQL where it has not."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+import contextvars
+from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
+from itertools import islice
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import memberships
+from db import connections
 from db.cache import Cache
-from db.cache_format import Leased, State
-from db.clock import NEVER, Clock
-from db.memberships import EXCLUDED, Membership, MembershipSource, Packed
-from resolvers import facts, gathering, metrics
+from db.cache_format import Fetched, Leased, State
+from db.clock import Clock
+from db.memberships import Membership
+from db.packed import Packed
+from resolvers import facts, metrics
+from resolvers.active import active
 from resolvers.catalogue import Catalogue
-from resolvers.gathering import Gathering, settle
+from resolvers.kept import Keeping
+from resolvers.selecting import BATCH, Selecting
 
 # How long a reader waits for one in another process that is just reading the same list, before it reads for itself.
 WAITS = (0.005, 0.01, 0.02)
 
-Waiting = gathering.Waiting[list[Membership]]
+
+class Together:
+    """Several users' memberships that one caller waits for."""
+
+    __slots__ = ("answer", "found", "missing")
+
+    def __init__(self, answer: "asyncio.Future[list[list[Membership]]]", users: int) -> None:
+        self.answer = answer
+        self.found: list[list[Membership]] = [[]] * users
+        self.missing = users
 
 
-class FromCache(list[Membership]):
-    """Memberships that the cache had."""
+class Place:
+    """One of them. To whoever finds them it is a future."""
+
+    __slots__ = ("position", "together")
+
+    def __init__(self, together: Together, position: int) -> None:
+        self.together = together
+        self.position = position
+
+    def done(self) -> bool:
+        return self.together.answer.done()
+
+    def set_result(self, found: list[Membership]) -> None:
+        together = self.together
+        together.found[self.position] = found
+        together.missing -= 1
+        if not together.missing:
+            together.answer.set_result(together.found)
+
+    def set_exception(self, error: Exception) -> None:
+        self.together.answer.set_exception(error)
+
+    def exception(self) -> BaseException | None:
+        return self.together.answer.exception()
+
+    def cancel(self) -> None:
+        self.together.answer.cancel()
+
+
+# Of one batch: who waits for each user's memberships. Each has a future of its own, for each may leave alone.
+Waits = asyncio.Future[list[Membership]] | Place
+Waiting = dict[str, list[Waits]]
+
+
+class Missed(list[Membership]):
+    """Memberships that the cache had not."""
 
 
 class Reads:
     def __init__(self, reader: AsyncEngine, cache: Cache, catalogue: Catalogue, clock: Clock, statements: int) -> None:
-        self._reader = reader
+        self.pool = connections.bare_reader(reader.url, statements)
         self._cache = cache
         self._catalogue = catalogue
+        self._keeping = Keeping(catalogue)
         self._clock = clock
-        # Statements at a time; while all are under way the next misses gather into one.
-        self._statements = asyncio.Semaphore(statements)
+        self._selecting = Selecting(self.pool, statements)
         self._tasks: set[asyncio.Task[None]] = set()
         # Leases of this process, and their fills: a reader that meets one joins it.
         self._fills: dict[bytes, asyncio.Future[Packed]] = {}
-        self._cached = Gathering(self._from_cache)
-        self._latest = Gathering(self._from_postgresql)
+        # What is asked for with the next command, and with the next statement; and whose requests began these.
+        self._cached: Waiting = {}
+        self._latest: Waiting = {}
+        self._asking_for_cached = self._asking_for_latest = contextvars.Context()
 
     async def memberships(self, user_id: str, *, latest: bool = False) -> list[Membership]:
         """The user's active memberships, ordered by slug. Nothing that was acknowledged before the call is missing."""
+        return await self.latest(user_id) if latest else self.noted(await self.cached(user_id))
+
+    def cached(self, user_id: str) -> "asyncio.Future[list[Membership]]":
+        """The same, asked for at once; whoever gets the answer has it `noted`. To cancel it disturbs nobody else."""
+        answer: asyncio.Future[list[Membership]] = asyncio.get_running_loop().create_future()
+        self._waiting_for_cached().setdefault(user_id, []).append(answer)
+        return answer
+
+    def latest(self, user_id: str) -> "asyncio.Future[list[Membership]]":
+        """The same, of PostgreSQL, asked for at once."""
+        metrics.bypasses.inc()
+        answer: asyncio.Future[list[Membership]] = asyncio.get_running_loop().create_future()
+        self._waiting_for_latest().setdefault(user_id, []).append(answer)
+        return answer
+
+    def together(self, user_ids: Sequence[str], *, latest: bool) -> "asyncio.Future[list[list[Membership]]]":
+        """The memberships of each of these users, asked for at once; whoever gets them has them `noted`, too."""
+        answer: asyncio.Future[list[list[Membership]]] = asyncio.get_running_loop().create_future()
+        together = Together(answer, len(user_ids))
+        waiting = self._waiting_for_latest() if latest else self._waiting_for_cached()
+        for position, user_id in enumerate(user_ids):
+            waiting.setdefault(user_id, []).append(Place(together, position))
         if latest:
-            metrics.bypasses.inc()
-            return await self._latest.ask(user_id)
-        found = await self._cached.ask(user_id)
-        noted = facts.current()
-        if isinstance(found, FromCache):
-            noted.cache_hits += 1
-            metrics.hits.inc()
-        else:
-            noted.cache_misses += 1
-            metrics.misses.inc()
+            metrics.bypasses.inc(len(user_ids))
+        return answer
+
+    def noted(self, found: list[Membership]) -> list[Membership]:
+        """The same memberships, once the request's facts say whether the cache had them."""
+        self.all_noted([found])
         return found
+
+    def all_noted(self, found: Sequence[list[Membership]]) -> None:
+        """Have the request's facts say of how many users the cache had the memberships."""
+        noted, misses = facts.current(), sum([type(each) is Missed for each in found])
+        noted.cache_misses += misses
+        noted.cache_hits += len(found) - misses
 
     async def finish(self) -> None:
         """Wait for reads that are under way."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.close()
 
-    async def _from_cache(self, batch: Waiting) -> None:
-        fetched = await self._cache.fetch(list(batch)) if self._cache.available else None
+    def _waiting_for_cached(self) -> Waiting:
+        if not self._cached:
+            self._asking_for_cached = contextvars.copy_context()
+            self._cache.soon(self._look_up)
+        return self._cached
+
+    def _waiting_for_latest(self) -> Waiting:
+        if not self._latest:
+            self._asking_for_latest = contextvars.copy_context()
+            asyncio.get_running_loop().call_soon(self._read_latest)
+        return self._latest
+
+    def _look_up(self) -> None:
+        asked, self._cached = self._cached, {}
+        for batch in _batches(asked):
+            try:
+                self._cache.find(list(batch), partial(self._found, batch, self._asking_for_cached))
+            except UnicodeEncodeError as error:  # no id that was let in has what UTF-8 has not
+                _fail(batch, error)
+
+    def _read_latest(self) -> None:
+        asked, self._latest = self._latest, {}
+        for batch in _batches(asked):
+            self._start(batch, self._from_postgresql(batch), self._asking_for_latest)
+
+    def _found(self, batch: Waiting, asking: contextvars.Context, fetched: Fetched | None) -> None:
         if fetched is None:
-            await self._from_postgresql(batch)
+            self._start(_missed(batch), self._from_postgresql(batch), asking)
+        elif fetched.state is None or fetched.state.catalogue_version != self._catalogue.version:
+            self._start(batch, self._agree(batch, fetched), asking)
+        else:
+            try:
+                missed = self._answer(batch, fetched.lists)
+            except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
+                _fail(batch, error)
+                return
+            if missed:
+                self._start(_missed(missed), self._fill(missed, fetched.state), asking)
+
+    async def _agree(self, batch: Waiting, fetched: Fetched) -> None:
+        """Know the same segments as Redis has in mind, before its lists are looked at."""
+        state = await self._catalogue.agree(self._cache, fetched.state)
+        if state is None:
+            await self._from_postgresql(_missed(batch))
             return
-        state = fetched.state
-        if state is None or state.catalogue_version != self._catalogue.version:
-            state = await self._catalogue.agree(self._cache, state)
         # Lists count under the generation that they were fetched with, or not at all.
-        counts = state is not None and _same(state, fetched.state)
+        missed = self._answer(batch, fetched.lists) if _same(state, fetched.state) else batch
+        if missed:
+            await self._fill(_missed(missed), state)
+
+    def _answer(self, batch: Waiting, lists: list[bytes | None]) -> Waiting:
+        """Answer those whose lists were found in Redis; the others are returned."""
+        now, hits = self._clock.now(), 0
         missed: Waiting = {}
-        for (user_id, answer), packed in zip(batch.items(), fetched.lists, strict=True):
-            if counts and packed is not None:
-                await self._answer(user_id, answer, packed, FromCache)
-            else:
-                missed[user_id] = answer
-        if missed and state is not None:
-            self._start(missed, self._fill(missed, state))
-        elif missed:
-            await self._from_postgresql(missed)
+        for (user_id, waiting), packed in zip(batch.items(), lists, strict=True):
+            if packed is None:
+                missed[user_id] = waiting
+                continue
+            hits += len(waiting)
+            found = self._keeping.active(user_id, packed, now)
+            if found is None:
+                self._start({user_id: waiting}, self._refreshed(user_id, waiting, packed))
+                continue
+            for answer in waiting:
+                if not answer.done():
+                    answer.set_result(found)
+        if hits:
+            metrics.hits.inc(hits)
+        return missed
+
+    async def _refreshed(self, user_id: str, waiting: "list[Waits]", packed: bytes) -> None:
+        await self._catalogue.refresh()
+        _tell(waiting, active(user_id, packed, self._clock.now(), self._catalogue, anyway=True) or [])
 
     async def _fill(self, batch: Waiting, state: State) -> None:
         """Read from PostgreSQL, and store for the next, what was not in Redis."""
@@ -85,8 +213,8 @@ class Reads:
         if leased is None:
             await self._from_postgresql(batch)
             return
-        for user_id, packed in leased.lists.items():
-            await self._answer(user_id, batch[user_id], packed)
+        if leased.lists:
+            await self._answer_missed({user_id: batch[user_id] for user_id in leased.lists}, leased.lists)
         metrics.lease_waits.inc(len(leased.others))
         joined: dict[bytes, Waiting] = {}
         for user_id, lease in leased.others.items():
@@ -99,7 +227,7 @@ class Reads:
     async def _read_and_store(self, batch: Waiting, leased: Leased, state: State) -> None:
         reading = self._fills[leased.lease] = asyncio.get_running_loop().create_future()
         try:
-            packed = await self._read(list(batch))
+            packed = await self._selecting.of_users(list(batch))
             reading.set_result(packed)
             await self._answer_all(batch, packed)
             lists = {user_id: packed.lists.get(user_id, b"") for user_id in batch}
@@ -127,80 +255,83 @@ class Reads:
             fetched = await self._cache.fetch(list(batch))
             if fetched is None or fetched.state is None or not _same(fetched.state, state):
                 break
-            for (user_id, answer), packed in zip(list(batch.items()), fetched.lists, strict=True):
-                if packed is not None:
-                    await self._answer(user_id, answer, packed)
-                    del batch[user_id]
+            lists = {
+                user_id: packed for user_id, packed in zip(batch, fetched.lists, strict=True) if packed is not None
+            }
+            await self._answer_missed({user_id: batch[user_id] for user_id in lists}, lists)
+            for user_id in lists:
+                del batch[user_id]
             if not batch:
                 return
         await self._from_postgresql(batch)
 
     async def _from_postgresql(self, batch: Waiting) -> None:
-        """Read without storing; the next batch is gathered meanwhile, unless all statements are taken."""
-        await self._statements.acquire()
-        try:
-            self._start(batch, self._read_and_answer(batch))
-        finally:
-            self._statements.release()
+        """Read without storing."""
+        await self._answer_all(batch, await self._selecting.of_users(list(batch)))
 
-    async def _read_and_answer(self, batch: Waiting) -> None:
-        await self._answer_all(batch, await self._read(list(batch)))
-
-    async def _read(self, user_ids: Sequence[str]) -> Packed:
-        async with self._statements:
-            try:
-                return await self._select(user_ids)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                return await self._select(user_ids)  # the server restarted: the pool has new connections now
-
-    async def _select(self, user_ids: Sequence[str]) -> Packed:
-        async with self._reader.connect() as conn:
-            return await memberships.of_users(conn, user_ids)
-
-    async def _answer_all(self, batch: Mapping[str, "asyncio.Future[list[Membership]]"], packed: Packed) -> None:
+    async def _answer_all(self, batch: Waiting, packed: Packed) -> None:
         await self._catalogue.reach(packed.catalogue_version)
-        for user_id, answer in batch.items():
-            await self._answer(user_id, answer, packed.lists.get(user_id, b""))
+        await self._answer_missed(batch, packed.lists)
 
-    async def _answer(
-        self,
-        user_id: str,
-        answer: "asyncio.Future[list[Membership]]",
-        packed: bytes | memoryview,
-        found: type[list[Membership]] = list,
+    async def _answer_missed(self, batch: Waiting, lists: dict[str, bytes]) -> None:
+        now = self._clock.now()
+        for user_id, waiting in batch.items():
+            packed = lists.get(user_id, b"")
+            found = active(user_id, packed, now, self._catalogue)
+            if found is None:
+                await self._refreshed(user_id, waiting, packed)
+            else:
+                _tell(waiting, found)
+
+    def _start(
+        self, batch: Waiting, work: Coroutine[None, None, None], asking: contextvars.Context | None = None
     ) -> None:
-        if not all(self._catalogue.knows(segment_id) for segment_id, _, _ in memberships.unpacked(packed)):
-            await self._catalogue.refresh()
-        if not answer.done():
-            answer.set_result(found(self._active(user_id, packed)))
-
-    def _active(self, user_id: str, packed: bytes | memoryview) -> list[Membership]:
-        now, active, decided = self._clock.now(), [], set()
-        for segment_id, added, expires in memberships.unpacked(packed):
-            if expires > now:
-                segment = self._catalogue.segment(segment_id)
-                if segment is not None:
-                    active.append(Membership(segment, added, expires))
-                    decided.add(segment_id)
-            elif expires == EXCLUDED:
-                decided.add(segment_id)
-        for segment_id, rollout in self._catalogue.rollouts.items():
-            if segment_id not in decided and (since := rollout.since(user_id)) is not None:
-                active.append(Membership(rollout.segment, since, NEVER, MembershipSource.ROLLOUT))
-        active.sort(key=_slug)
-        return active
-
-    def _start(self, batch: Waiting, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(settle(batch, work))
+        task = asyncio.create_task(_settle(batch, work), context=asking)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
+def _batches(asked: Waiting) -> Iterator[Waiting]:
+    if len(asked) <= BATCH:
+        yield asked
+        return
+    users = iter(asked.items())
+    while batch := dict(islice(users, BATCH)):
+        yield batch
+
+
+async def _settle(batch: Waiting, work: Coroutine[None, None, None]) -> None:
+    """Do the work, and let its failure be the answer of everyone in the batch who has none."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
+        _fail(batch, error)
+    except asyncio.CancelledError:
+        for waiting in batch.values():
+            for answer in waiting:
+                answer.cancel()
+        raise
+
+
+def _missed(batch: Waiting) -> Waiting:
+    metrics.misses.inc(sum(map(len, batch.values())))
+    return batch
+
+
+def _tell(waiting: "list[Waits]", found: list[Membership]) -> None:
+    missed = Missed(found)
+    for answer in waiting:
+        if not answer.done():  # who has asked may have left
+            answer.set_result(missed)
+
+
+def _fail(batch: Waiting, error: Exception) -> None:
+    for waiting in batch.values():
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # a caller may have left; the failure is not lost with it
+
+
 def _same(one: State, other: State | None) -> bool:
     return other is not None and one.generation == other.generation
-
-
-def _slug(membership: Membership) -> str:
-    return membership.segment.slug

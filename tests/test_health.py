@@ -42,7 +42,7 @@ async def test_connections_that_are_all_taken_are_not_called_a_database_that_is_
                 asyncio.create_task(client.http.post("/graphql", headers=bearing(make()))),
             ]
             async with asyncio.timeout(5):
-                while value("pool_in_use") != 3:
+                while value("pool_in_use") != 2:
                     await asyncio.sleep(0.01)
             asked = [asyncio.create_task(client.http.get("/readyz")) for _ in range(30)]
             async with asyncio.timeout(5):

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from conftest import Client, Serve
@@ -13,15 +15,17 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections
+from db.bare import Pool
 from db.cache import Cache
 from db.cache_format import State
 from db.clock import Clock
 from resolvers.catalogue import Catalogue
+from resolvers.reads import Reads
 from server.embedded import Servers
 
 
 @pytest.fixture
-def statements() -> Iterator[Counter[str]]:
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     """How often PostgreSQL was asked for memberships, and how often for the segments."""
     counted: Counter[str] = Counter()
 
@@ -31,7 +35,13 @@ def statements() -> Iterator[Counter[str]]:
         elif "catalogue_version" in statement:
             counted["catalogue"] += 1
 
+    async def fetch(pool: Pool, statement: str, *args: object) -> Any:
+        count(None, None, statement)
+        return await real(pool, statement, *args)
+
     event.listen(Engine, "before_cursor_execute", count)
+    real = Pool.fetch
+    monkeypatch.setattr(Pool, "fetch", fetch)
     yield counted
     event.remove(Engine, "before_cursor_execute", count)
 
@@ -151,6 +161,72 @@ async def test_a_hundred_users_of_one_query_take_one_command_and_one_statement(
     await client.ask(query, ids=ids)
     assert statements == {"memberships": 1}
     assert (await redis.info("commandstats"))["cmdstat_mget"]["calls"] == 2
+
+
+@asynccontextmanager
+async def reading(servers: Servers) -> AsyncIterator[Reads]:
+    """Reads of a process of its own, which nothing is in front of."""
+    reader, cache, clock = (
+        connections.reader(servers.database_url, pool_size=2),
+        Cache(servers.redis_url, 5_000),
+        Clock(),
+    )
+    catalogue = Catalogue(reader, clock)
+    await catalogue.refresh()
+    async with cache.running():
+        reads = Reads(reader, cache, catalogue, clock, statements=1)
+        yield reads
+        await reads.finish()
+    await reader.dispose()
+
+
+@pytest.mark.parametrize("kind", ["cold", "hot", "latest"])
+async def test_a_reader_who_leaves_disturbs_nobody(
+    client: Client, servers: Servers, statements: Counter[str], kind: str
+) -> None:
+    await create(client, "A")
+    await change(client, 7, add=["A"])
+    async with reading(servers) as reads:
+        ask = reads.latest if kind == "latest" else reads.cached
+        if kind == "hot":
+            await asyncio.gather(ask("7"), ask("8"))
+        statements.clear()
+        leaving, staying, other, left_alone = ask("7"), ask("7"), ask("8"), ask("9")
+        leaving.cancel()
+        left_alone.cancel()
+        assert [m.segment.slug for m in await staying] == ["A"]
+        assert await other == []
+        assert leaving.cancelled()
+        assert statements["memberships"] == (1 if kind != "hot" else statements["memberships"])
+        # And whoever leaves while it is read.
+        leaving, staying = ask("7"), ask("7")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert [m.segment.slug for m in await staying] == ["A"]
+
+
+async def test_a_thousand_and_more_users_of_one_instant_are_all_answered(client: Client, servers: Servers) -> None:
+    await create(client, "A", "B")
+    await change(client, "u-1500", add=["B", "A"])
+    async with reading(servers) as reads:
+        for _ in range(2):  # from PostgreSQL, and from Redis
+            found = await asyncio.gather(*(reads.cached(f"u-{n}") for n in range(2_500)))
+            assert {n: [m.segment.slug for m in each] for n, each in enumerate(found) if each} == {1500: ["A", "B"]}
+
+
+async def test_a_cache_that_holds_nonsense_fails_the_read_and_no_other(
+    client: Client, servers: Servers, redis: Redis
+) -> None:
+    await create(client, "A")
+    async with reading(servers) as reads:
+        await reads.cached("7")
+        generation = (await state(redis)).partition(b":")[0]
+        await redis.set("segmentql:user:7", b"V" + generation + b"nonsense")
+        with pytest.raises(Exception, match="requires a buffer of a multiple"):
+            await reads.cached("7")
+        await redis.unlink("segmentql:user:7")
+        assert await reads.cached("7") == []
 
 
 async def test_a_herd_of_readers_of_one_cold_user_reads_it_once(

@@ -302,7 +302,7 @@ async def test_when_all_connections_are_taken_nobody_is_believed_for_longer(
                 asyncio.create_task(client.http.get("/readyz")),
             ]
             async with asyncio.timeout(5):
-                while REGISTRY.get_sample_value("segmentql_pool_in_use", {"pool": "reader"}) != 3:
+                while REGISTRY.get_sample_value("segmentql_pool_in_use", {"pool": "reader"}) != 2:
                     await asyncio.sleep(0.01)
             await revoke(engine, token)
             monkeypatch.setattr(known_tokens, "FRESH_SECONDS", 0)
