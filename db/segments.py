@@ -44,19 +44,13 @@ async def insert(tx: AsyncConnection, slug: str, description: str | None) -> int
 
 
 # Row locks let one who shares pass one who waits to change: with users being added all the time, a deletion would wait
-# for ever. Advisory locks queue in order. Slugs share a few of them, for a list of slugs may be long.
+# for ever. Advisory locks queue in order. Slugs share a few of them, for a list of slugs may be long. Changes of one
+# user share the same ones, in the function that db/changes.py calls: no version of it may have others.
 QUEUES = 64
-OF_SLUGS = f"""
-    (SELECT DISTINCT hashtext(slug) & {QUEUES - 1} AS queue FROM unnest(CAST(:slugs AS text[])) AS slug
-     ORDER BY queue) AS queues
-"""
-SHARE_QUEUES = text(f"""
-    SELECT set_config('lock_timeout', :patience, true), pg_advisory_xact_lock_shared(hashtext('segments'), queue)
-    FROM {OF_SLUGS}
-""")
 TAKE_QUEUES = text(f"""
     SELECT set_config('lock_timeout', :patience, true), pg_advisory_xact_lock(hashtext('segments'), queue)
-    FROM {OF_SLUGS}
+    FROM (SELECT DISTINCT hashtext(slug) & {QUEUES - 1} AS queue FROM unnest(CAST(:slugs AS text[])) AS slug
+          ORDER BY queue) AS queues
 """)
 # A change of a hundred thousand users takes its time, and whoever waits for it can. Shorter than any statement may take
 # (db/connections.py).
@@ -147,31 +141,14 @@ class Held:
     rolled_out: bool
 
 
-ROLLED_OUT = "EXISTS (SELECT FROM rollout_changes WHERE segment_id = id) AS rolled_out"
-
-
-async def share(tx: AsyncConnection, slugs: Sequence[str]) -> dict[str, Held]:
-    """Those of the slugs that name live segments; none of them can be changed, and others may add to them, too."""
-    await tx.execute(SHARE_QUEUES, {"slugs": list(slugs), "patience": PATIENCE})
-    # FOR SHARE, not FOR KEY SHARE: the latter would let an add slip in behind an acknowledged deletion.
-    result = await tx.execute(
-        text(f"""
-            SELECT slug, id, {ROLLED_OUT} FROM segments
-            WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR SHARE
-        """),
-        {"slugs": list(slugs)},
-    )
-    return {row.slug: Held(row.id, row.rolled_out) for row in result}
-
-
 async def hold(tx: AsyncConnection, slugs: Sequence[str], patience: str = PATIENCE) -> dict[str, Held]:
-    """Those of the slugs that name live segments, as `share` does, for changes of many users: nobody else changes
-    these segments, or who is in them, until the transaction ends.
+    """Those of the slugs that name live segments: nobody else changes them, or who is in them, until the transaction
+    ends.
     """
     await tx.execute(TAKE_QUEUES, {"slugs": list(slugs), "patience": patience})
     result = await tx.execute(
-        text(f"""
-            SELECT slug, id, {ROLLED_OUT} FROM segments
+        text("""
+            SELECT slug, id, EXISTS (SELECT FROM rollout_changes WHERE segment_id = id) AS rolled_out FROM segments
             WHERE slug = ANY(:slugs) AND deleted_at IS NULL ORDER BY id FOR NO KEY UPDATE
         """),
         {"slugs": list(slugs)},

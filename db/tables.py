@@ -183,6 +183,8 @@ operations = Table(
     # Null only inside the transaction that is still at work.
     Column("result", JSONB),
     Column("at", instant, nullable=False, server_default=text("now()")),
+    # Drawn by whoever makes a change in one statement, so that, asking again, they know their own operation.
+    Column("attempt", BigInteger),
     UniqueConstraint("client", "idempotency_key", name="operations_key"),
     # For giving keys up once their retention is over.
     Index("operations_keyed", "id", "at", postgresql_where=text("idempotency_key IS NOT NULL")),

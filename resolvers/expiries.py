@@ -39,5 +39,10 @@ def expiry(input: Expiring, at: datetime, *path: str) -> datetime | None:
     if input.ttl_days is not None:
         return at + timedelta(days=input.ttl_days)
     if input.expires_at is not None and input.expires_at <= at:
-        raise Refused([invalid("expiresAt must be in the future.", *path, "expiresAt")])
+        raise Refused([past(*path)])
     return input.expires_at
+
+
+def past(*path: str) -> UserError:
+    """What is wrong with an `expiresAt` that the database's clock has reached."""
+    return invalid("expiresAt must be in the future.", *path, "expiresAt")

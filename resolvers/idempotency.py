@@ -3,17 +3,21 @@
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import count
 from typing import Any
 
 import orjson
+from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db import operations
+from db.bare import ConnectionLost, Pool
 from resolvers.errors import Refused, in_progress, key_reused
 from resolvers.places import Places
 
@@ -25,8 +29,13 @@ ATTEMPTS = 4
 PATIENCE_SECONDS = 10
 
 Outcome = dict[str, Any]
+# What a mutation does, in a transaction and with its operation's id.
 Work = Callable[[AsyncConnection, int], Awaitable[Outcome]]
+# The same, and the claim of its key, by one statement on a connection of the pool, which keeps what attempt it is.
+Statement = Callable[["Request", Pool, int], Awaitable["Done"]]
 Committed = Callable[[Outcome], Awaitable[None]]
+# One attempt at it.
+Commit = Callable[[], Awaitable["Done"]]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -49,6 +58,10 @@ class Done:
     replayed: bool
 
 
+# By request, what came of it, or why nothing did.
+Outcomes = dict[Request, Done | Exception]
+
+
 class _GivenUpError(Exception):
     """The key was taken when we asked for it, and is not any more."""
 
@@ -62,8 +75,8 @@ def request(client: str, key: str, kind: str, **arguments: object) -> Request:
 class Operations:
     """The mutations of this process that are at work."""
 
-    def __init__(self, writer: AsyncEngine, most: int) -> None:
-        self._writer = writer
+    def __init__(self, writer: AsyncEngine, changes: Pool, most: int) -> None:
+        self._writer, self._changes = writer, changes
         # Of those who wait for an answer, and of what is at work, which may outlast them.
         self._callers, self._at_work = Places(most), Places(most)
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Done]]] = {}
@@ -82,12 +95,27 @@ class Operations:
         The work goes on when its caller is cancelled. Duplicates that arrive meanwhile wait for it without a
         connection, so a storm of retries of one slow key takes nothing from others.
         """
-        with self._callers.one(caller):
-            return await self._once(request, work, committed, turn, caller)
+        own: set[int] = set()
+        return await self._once(request, partial(self._transact, request, work, own), committed, turn, caller)
 
-    async def _once(self, request: Request, work: Work, committed: Committed, turn: Turn, caller: str) -> Done:
-        place = (request.client, request.key)
-        while (running := self._running.get(place)) is not None:
+    async def once_by(
+        self, request: Request, statement: Statement, committed: Committed, turn: Turn = nullcontext, *, caller: str
+    ) -> Done:
+        """The same for what one statement does, its key included."""
+        # Each process its own, forked ones too.
+        attempt = secrets.randbits(63)
+        return await self._once(request, partial(statement, request, self._changes, attempt), committed, turn, caller)
+
+    async def _once(self, request: Request, commit: Commit, committed: Committed, turn: Turn, caller: str) -> Done:
+        self._callers.take(caller)
+        try:
+            return await self._first(request) or await self._begun(request, commit, committed, turn, caller)
+        finally:
+            self._callers.give(caller)
+
+    async def _first(self, request: Request) -> Done | None:
+        """What comes of the same request that is at work already; None when there is none, or no more."""
+        while (running := self._running.get((request.client, request.key))) is not None:
             fingerprint, task = running
             done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
             if not done:
@@ -97,16 +125,22 @@ class Operations:
             if not task.cancelled() and task.exception() is None:
                 raise Refused([key_reused()])
             # The other request failed and has left the key unused.
+        return None
+
+    def _begun(
+        self, request: Request, commit: Commit, committed: Committed, turn: Turn, caller: str
+    ) -> "asyncio.Future[Done]":
         self._at_work.take(caller)
-        task = asyncio.create_task(self._run(request, work, committed, turn))
-        self._running[place] = (request.fingerprint, task)
+        place = (request.client, request.key)
 
         def ended(_: asyncio.Task[Done]) -> None:
             del self._running[place]
             self._at_work.give(caller)
 
+        task = asyncio.create_task(_run(commit, committed, turn))
+        self._running[place] = (request.fingerprint, task)
         task.add_done_callback(ended)
-        return await asyncio.shield(task)
+        return asyncio.shield(task)
 
     async def note(self, write: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:
         """Do a write that needs no key, for doing it again does nothing."""
@@ -116,25 +150,6 @@ class Operations:
     async def finish(self) -> None:
         """Wait for what is at work; its answers may still reach their callers."""
         await asyncio.gather(*(task for _, task in self._running.values()), return_exceptions=True)
-
-    async def _run(self, request: Request, work: Work, committed: Committed, turn: Turn) -> Done:
-        async with turn():
-            done = await self._persist(request, work)
-        await committed(done.outcome)
-        return done
-
-    async def _persist(self, request: Request, work: Work) -> Done:
-        own: set[int] = set()
-        for attempt in count(1):
-            try:
-                return await self._transact(request, work, own)
-            except _GivenUpError:
-                # Then it is new. That happens to a key once in its life: at the end of its retention.
-                continue
-            except DBAPIError as error:
-                if not _may_repeat(error, attempt):
-                    raise
-        raise AssertionError("counting ends only by an answer or an error")
 
     async def _transact(self, request: Request, work: Work, own: set[int]) -> Done:
         """Claim, effect, history and result: one transaction. `own` collects the operations that were begun here."""
@@ -154,6 +169,26 @@ class Operations:
         return Done(outcome, replayed=False)
 
 
+async def _run(commit: Commit, committed: Committed, turn: Turn) -> Done:
+    async with turn():
+        done = await _persist(commit)
+    await committed(done.outcome)
+    return done
+
+
+async def _persist(commit: Commit) -> Done:
+    for attempt in count(1):
+        try:
+            return await commit()
+        except _GivenUpError:
+            # Then it is new. That happens to a key once in its life: at the end of its retention.
+            continue
+        except (DBAPIError, PostgresError, ConnectionLost) as error:
+            if not _may_repeat(error, attempt):
+                raise
+    raise AssertionError("counting ends only by an answer or an error")
+
+
 async def _claim(tx: AsyncConnection, request: Request) -> int | None:
     try:
         return await operations.claim(tx, request.client, request.kind, request.key, request.fingerprint)
@@ -163,22 +198,18 @@ async def _claim(tx: AsyncConnection, request: Request) -> int | None:
         raise
 
 
-def _may_repeat(error: DBAPIError, attempt: int) -> bool:
+def _may_repeat(error: Exception, attempt: int) -> bool:
     if sqlstate(error) in (SERIALIZATION_FAILURE, DEADLOCK):
         return attempt < ATTEMPTS
     # The connection was lost, perhaps during COMMIT. The key knows whether it happened; it is asked once.
-    return error.connection_invalidated and attempt == 1
+    lost = isinstance(error, ConnectionLost) or (isinstance(error, DBAPIError) and error.connection_invalidated)
+    return lost and attempt == 1
 
 
-def sqlstate(error: DBAPIError) -> str | None:
-    state: str | None = getattr(error.orig, "sqlstate", None)
+def sqlstate(error: Exception) -> str | None:
+    """What PostgreSQL calls the error, whoever has passed it on."""
+    state: str | None = getattr(getattr(error, "orig", error), "sqlstate", None)
     return state
-
-
-def _is_default(field: "dataclasses.Field[Any]", value: object) -> bool:
-    if field.default_factory is not dataclasses.MISSING:
-        return bool(value == field.default_factory())
-    return value is field.default or bool(value == field.default)
 
 
 def _plain(value: object) -> object:
@@ -186,13 +217,25 @@ def _plain(value: object) -> object:
 
     Fields that have their default are no part of it: a retry must fit when a new version knows more fields.
     """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
-        return {field.name: _plain(inner) for field, inner in fields if not _is_default(field, inner)}
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
+    if value is None or isinstance(value, str):
+        return value
     if isinstance(value, list):
         if set(map(type, value)) <= {str}:
             return value  # a hundred thousand ids need no second look
         return [_plain(item) for item in value]
-    return value
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, type) or not dataclasses.is_dataclass(value):
+        return value
+    kind: type = type(value)
+    given = ((name, getattr(value, name), default) for name, default in _defaults(kind))
+    return {name: _plain(inner) for name, inner, default in given if not (inner is default or inner == default)}
+
+
+@cache  # of the inputs that there are
+def _defaults(kind: type) -> Sequence[tuple[str, object]]:
+    """Each field's default; of one without, what no value is equal to."""
+    return [
+        (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
+        for field in dataclasses.fields(kind)
+    ]

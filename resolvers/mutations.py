@@ -1,13 +1,13 @@
 """From a mutation's arguments to its outcome or its refusal: the way that all of them take."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 from resolvers import facts, idempotency, metrics
-from resolvers.context import Info
+from resolvers.context import Context, Info
 from resolvers.errors import Refused, UserError
-from resolvers.idempotency import Committed, Done, Outcome, Turn, Work
+from resolvers.idempotency import Committed, Done, Outcome, Request, Statement, Turn, Work
 from resolvers.values import wrong_key
 
 
@@ -28,18 +28,64 @@ async def mutate(
 
     `wrong` is what can be seen from the arguments alone. What may have to wait for others waits for its `turn`.
     """
+    once, payer = info.context.operations.once, info.context.payer
+    return await _answered(
+        info, key, arguments, wrong, lambda request: once(request, work, committed, turn, caller=payer)
+    )
+
+
+async def mutate_by(
+    info: Info,
+    key: str,
+    arguments: dict[str, Any],
+    wrong: Sequence[UserError],
+    statement: Statement,
+    committed: Committed = _nothing,
+    turn: Turn = nullcontext,
+) -> tuple[Done | None, list[UserError]]:
+    """The same of a mutation that is one statement, its key included."""
+    once_by, payer = info.context.operations.once_by, info.context.payer
+    return await _answered(
+        info, key, arguments, wrong, lambda request: once_by(request, statement, committed, turn, caller=payer)
+    )
+
+
+async def _answered(
+    info: Info,
+    key: str,
+    arguments: dict[str, Any],
+    wrong: Sequence[UserError],
+    once: Callable[[Request], Awaitable[Done]],
+) -> tuple[Done | None, list[UserError]]:
     errors = [*wrong_key(key), *wrong]
     if errors:
         return None, _refused(errors)
     request = idempotency.request(info.context.client, key, info.field_name, **arguments)
     try:
-        done = await info.context.operations.once(request, work, committed, turn, caller=info.context.payer)
+        done = await _first(info.context, request, once)
     except Refused as refused:
         return None, _refused(refused.errors)
     if done.replayed:
         facts.current().replayed = True
         metrics.replays.labels(info.field_name).inc()
     return done, []
+
+
+async def _first(context: Context, request: Request, once: Callable[[Request], Awaitable[Done]]) -> Done:
+    """What came of the request, be it before this answer was begun anew: to its caller it is the same one."""
+    outcome = context.before.pop(request, None)
+    if outcome is None:
+        try:
+            outcome = await once(request)
+        except Refused:
+            raise  # that changed nothing
+        except Exception as error:
+            context.outcomes[request] = error
+            raise
+        context.outcomes[request] = outcome
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _refused(errors: list[UserError]) -> list[UserError]:

@@ -23,12 +23,7 @@ class Turns:
 
         Raises Overloaded when too many wait already, or too many of this caller.
         """
-        with self._places.one(caller):
-            async with self._turn(slugs):
-                yield
-
-    @asynccontextmanager
-    async def _turn(self, slugs: Collection[str]) -> AsyncIterator[None]:
+        self._places.take(caller)
         taken: list[asyncio.Semaphore] = []
         ordered = sorted(set(slugs))
         for slug in ordered:
@@ -53,3 +48,4 @@ class Turns:
                     del self._segments[slug]
                 else:
                     self._segments[slug] = (turn, users - 1)
+            self._places.give(caller)

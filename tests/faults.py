@@ -57,12 +57,14 @@ class Valkey:
 
 
 class Proxy:
-    """Stands between the application and PostgreSQL, and loses the server's answer to the next COMMITs."""
+    """Stands between the application and PostgreSQL, and loses the server's answer to the next commits."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.commits_to_lose = 0
-        # Whether the COMMIT whose answer is lost reaches the server.
+        # What is sent when something is committed; for a statement that commits by itself, one of its arguments.
+        self.commit = b"COMMIT"
+        # Whether the commit whose answer is lost reaches the server.
         self.deliver = True
         self._away = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -96,7 +98,7 @@ class Proxy:
                     continue
                 if b"COPY (" in sent:
                     self._copying.add(writer)
-                if b"COMMIT" in sent and self.commits_to_lose:
+                if self.commit in sent and self.commits_to_lose:
                     self.commits_to_lose -= 1
                     losing.set()
                     if not self.deliver:

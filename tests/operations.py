@@ -1,14 +1,16 @@
 """The operations that tests send, and the few things they all look up."""
 
 import itertools
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from conftest import Client
 from redis.asyncio import Redis
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from db import changes
 from jobs import verification
 
 ERRORS = "replayed userErrors { code path message }"
@@ -56,6 +58,16 @@ async def change(client: Client, user_id: str | int, *, key: str = "", **input: 
     """The whole payload, refusals included."""
     answer = await client.ask(CHANGE, input={"userId": user_id, **input}, key=key or new_key())
     return answer["changeUserSegments"]
+
+
+async def change_within(
+    tx: AsyncConnection, user_id: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()
+) -> None:
+    """Make a change in a transaction that stays open: it is dated, and nobody else sees it yet."""
+    call = changes.CHANGE.replace("$", ":a")
+    arguments = ("anonymous", "changeUserSegments", new_key(), b"", 0, user_id, [*add, *remove], len(add), None, None)
+    answer = await tx.execute(text(call), {f"a{number}": value for number, value in enumerate(arguments, 1)})
+    assert "outcome" in answer.scalar_one()
 
 
 async def slugs(client: Client, user_id: str | int, freshness: str = "CACHED") -> list[str]:

@@ -23,11 +23,11 @@ from background import (
 )
 from conftest import Serve
 from faults import proxy_before
-from operations import change, count, create, database_clock, delete, differences, new_key
+from operations import change, change_within, count, create, database_clock, delete, differences, new_key
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from db import connections, job_runs, memberships, operations
+from db import connections, job_runs
 from db import reports as copying
 from db.files import Files
 from db.reports import Period
@@ -153,11 +153,8 @@ async def test_a_period_that_is_not_over_ends_where_everything_is_known(
 
         async def late(conn: AsyncConnection, period: Period, output: Any) -> int:
             async with engine.begin() as tx:
-                operation_id = await operations.claim(tx, "anonymous", "changeUserSegments", "late-removal", b"")
-                assert operation_id is not None
-                at = await memberships.next_instant(tx, "7")
-                assert at < expiry
-                await memberships.remove(tx, "7", [1], at=at, operation_id=operation_id)
+                await change_within(tx, "7", remove=["A"])
+                assert await database_clock(engine) < expiry
                 while await database_clock(engine) <= expiry:
                     await asyncio.sleep(0.05)
                 return await copy(conn, period, output)

@@ -228,7 +228,7 @@ async def _copy(client: Client) -> Any:
 
 
 async def test_a_storm_of_one_slow_key_takes_no_connection_from_others(serve: Serve, engine: AsyncEngine) -> None:
-    async with serve(pool_size=2) as client:
+    async with serve(pool_size=4) as client:
         await create(client, "A", "B")
         async with engine.begin() as tx:
             # Whoever adds to A waits for us.

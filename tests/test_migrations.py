@@ -104,7 +104,9 @@ async def test_each_revision_takes_back_what_it_did(empty: AsyncEngine, revision
 async def test_the_migrated_tables_are_those_of_the_code(empty: AsyncEngine, declared: AsyncEngine) -> None:
     """To the last index predicate, default, collation and enum value."""
     await migrate.migrate(empty)
-    assert await spelled(empty) == await spelled(declared)
+    there = await spelled(empty)
+    # A function is declared nowhere but in its migration.
+    assert {row for row in there if row[0] != "function"} == await spelled(declared)
 
 
 async def test_alembic_would_change_nothing(empty: AsyncEngine) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Client, Serve
 from faults import proxy_before
-from operations import CHANGE, change, count, create, differences, history, slugs
+from operations import CHANGE, CREATE, change, count, create, differences, history, slugs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,13 +19,16 @@ TERMINATE = text("""
 """)
 
 
-@pytest.mark.parametrize("deliver", [True, False], ids=["it happened", "it did not"])
-async def test_when_the_answer_to_a_commit_is_lost_the_mutation_happens_once_and_is_answered(
+DELIVER = pytest.mark.parametrize("deliver", [True, False], ids=["it happened", "it did not"])
+
+
+@DELIVER
+async def test_when_the_answer_to_a_change_is_lost_the_mutation_happens_once_and_is_answered(
     serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path, *, deliver: bool
 ) -> None:
     async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
         await create(client, "A")
-        proxy.commits_to_lose, proxy.deliver = 1, deliver
+        proxy.commit, proxy.commits_to_lose, proxy.deliver = b"the-very-key", 1, deliver
         changed = await change(client, 7, add=["A"], key="the-very-key")
         assert proxy.commits_to_lose == 0
         assert (changed["added"], changed["replayed"], changed["userErrors"]) == (["A"], False, [])
@@ -35,12 +38,38 @@ async def test_when_the_answer_to_a_commit_is_lost_the_mutation_happens_once_and
     assert await count(engine, "operations") == 2
 
 
+@DELIVER
+async def test_when_the_answer_to_a_commit_is_lost_a_mutation_of_several_statements_happens_once_too(
+    serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path, *, deliver: bool
+) -> None:
+    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+        proxy.commits_to_lose, proxy.deliver = 1, deliver
+        created = (await client.ask(CREATE, slug="A", key="the-very-key"))["createSegment"]
+        assert proxy.commits_to_lose == 0
+        assert (created["segment"]["slug"], created["replayed"], created["userErrors"]) == ("A", False, [])
+        assert (await client.ask(CREATE, slug="A", key="the-very-key"))["createSegment"]["replayed"] is True
+    assert (await count(engine, "operations"), await count(engine, "segments")) == (1, 1)
+
+
+async def test_when_an_answer_is_lost_and_another_process_had_used_the_key_it_is_a_replay(
+    serve: Serve, client: Client, servers: Servers, engine: AsyncEngine, tmp_path: Path
+) -> None:
+    await create(client, "A")
+    await change(client, 7, add=["A"], key="the-very-key")
+    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as other:
+        proxy.commit, proxy.commits_to_lose = b"the-very-key", 1
+        changed = await change(other, 7, add=["A"], key="the-very-key")
+        assert proxy.commits_to_lose == 0
+    assert (changed["added"], changed["replayed"]) == (["A"], True)
+    assert len(await history(client, 7)) == 1
+
+
 async def test_when_two_answers_are_lost_the_caller_is_told_to_ask_again_and_the_key_knows(
     serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path
 ) -> None:
     async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
         await create(client, "A")
-        proxy.commits_to_lose, proxy.deliver = 2, True
+        proxy.commit, proxy.commits_to_lose, proxy.deliver = b"the-very-key", 2, True
         answer = await client.post(CHANGE, {"input": {"userId": 7, "add": ["A"]}, "key": "the-very-key"})
         assert answer["errors"][0]["extensions"]["code"] == "OVERLOADED"
         again = await change(client, 7, add=["A"], key="the-very-key")

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 from background import ask_for_report, download, execute, finished, lines, report
 from conftest import Client, Serve
-from operations import change, count, create, database_clock, delete, expire, history, new_key
-from sqlalchemy import text
+from operations import change, change_within, count, create, database_clock, delete, expire, history, new_key
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import memberships, operations
 from db.files import Files
 from jobs.purge import Retention, by_hand
 
@@ -141,11 +139,7 @@ async def test_the_same_report_before_and_after_a_purge_and_a_cleanup(
 async def test_a_report_waits_for_events_that_are_on_their_way(client: Client, engine: AsyncEngine) -> None:
     await create(client, "A")
     async with engine.begin() as tx:
-        operation_id = await operations.claim(tx, "anonymous", "changeUserSegments", "slow-change", b"")
-        assert operation_id is not None
-        at = await memberships.next_instant(tx, "7")
-        ids = [row.id for row in await tx.execute(text("SELECT id FROM segments"))]
-        await memberships.add(tx, "7", ids, at=at, expires_at=None, operation_id=operation_id)
+        await change_within(tx, "7", add=["A"])
         payload = await ask_for_report(client)
         for _ in range(10):
             status = (await client.ask("{ tasks { nodes { status } } }"))["tasks"]["nodes"]

@@ -1,0 +1,75 @@
+"""Changing one user's memberships in one statement: claim, effect, history and result, and their commit.
+
+What it does is said where the function is made, in `migrations/versions/0005_changes.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from asyncpg.exceptions import LockNotAvailableError
+
+from db.bare import Pool
+
+CHANGE = "SELECT change_user_segments_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+# How the function waits for another transaction with the same key: all its other waiting is for locks.
+CLAIM = "INSERT INTO operations"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Slugs are distinct, and none is in both lists; of `ttl_days` and `expires_at` at most one is given."""
+
+    user_id: str
+    add: Sequence[str]
+    remove: Sequence[str]
+    ttl_days: int | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a change, or else why nothing did: then it has left nothing behind."""
+
+    outcome: dict[str, Any] | None = None
+    # Whether it is what an earlier call came to; then this one did nothing.
+    replayed: bool = False
+    # The key has another fingerprint, or is still at work.
+    reused: bool = False
+    in_progress: bool = False
+    # The slugs that no live segment has.
+    unknown: Sequence[str] = ()
+    # `expires_at` is not in the future.
+    past: bool = False
+
+
+async def of_user(
+    pool: Pool, change: Change, *, client: str, kind: str, key: str, fingerprint: bytes, attempt: int
+) -> Answer:
+    """Make the change unless the key was used, and have it committed; else answer what it was used for.
+
+    Who has lost the answer asks again with the same `attempt`: what it came to is no replay then. Raises what
+    `Pool.fetch` raises.
+    """
+    slugs = [*change.add, *change.remove]
+    try:
+        rows = await pool.fetch(
+            CHANGE,
+            client,
+            kind,
+            key,
+            fingerprint,
+            attempt,
+            change.user_id,
+            slugs,
+            len(change.add),
+            change.ttl_days,
+            change.expires_at,
+        )
+    except LockNotAvailableError as error:
+        if CLAIM in (error.context or ""):
+            return Answer(in_progress=True)
+        raise
+    return Answer(**orjson.loads(rows[0][0]))
