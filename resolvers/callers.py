@@ -19,8 +19,17 @@ class Caller:
     # When what was shown ceases to be good; None: never.
     expires_at: datetime | None = None
 
+    @property
+    def rank(self) -> int:
+        return rank(self.scope)
+
     def may(self, scope: Scope) -> bool:
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+        return rank(self.scope) >= rank(scope)
+
+
+def rank(scope: Scope) -> int:
+    """How much a scope allows, compared with others."""
+    return SCOPES.index(scope)
 
 
 # Everybody, where nobody is asked who they are.

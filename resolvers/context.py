@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import strawberry
@@ -13,7 +13,7 @@ from resolvers.callers import Caller
 from resolvers.catalogue import Catalogue
 from resolvers.errors import LimitExceeded
 from resolvers.fair_turns import FairTurns
-from resolvers.idempotency import Operations
+from resolvers.idempotency import Operations, Outcomes
 from resolvers.links import Links
 from resolvers.reads import Reads
 from resolvers.turns import Turns
@@ -52,7 +52,8 @@ class Budget:
             raise LimitExceeded(f"The answer has more than {self._limit} items in its lists.")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: one is made for every request, and that would make it three times as slow.
+@dataclass(slots=True)
 class Context:
     reader: AsyncEngine
     # How many queries may have a connection at a time, besides those for memberships; callers take turns.
@@ -74,11 +75,35 @@ class Context:
     caller: Caller
     # Whose share of everything this takes: the client's, or where nobody is asked who they are, the address's.
     payer: str
+    # What came of the mutations of this request; and before, when its answer was begun elsewhere and given up there.
+    outcomes: Outcomes = field(default_factory=dict)
+    before: Outcomes = field(default_factory=dict)
 
     @property
     def client(self) -> str:
         """Whose mutations, keys and tasks these are."""
         return self.caller.client
+
+    def of(self, caller: Caller, payer: str, origin: Callable[[], str], before: Outcomes | None = None) -> "Context":
+        """The same for a request: what is shared, and what is its own."""
+        return Context(
+            self.reader,
+            self.queries,
+            Budget(self.limits.nodes),
+            self.cache,
+            self.catalogue,
+            self.reads,
+            self.operations,
+            self.turns,
+            self.bulk_turns,
+            self.limits,
+            self.links,
+            self.wake,
+            origin,
+            caller,
+            payer,
+            before=before or {},
+        )
 
     @asynccontextmanager
     async def querying(self) -> AsyncIterator[AsyncConnection]:

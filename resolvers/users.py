@@ -1,9 +1,10 @@
 """Users: which segments they are in, and how that came to be."""
 
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import strawberry
 from strawberry import ID
@@ -15,8 +16,10 @@ from db.memberships import Membership
 from db.segments import Segment
 from db.tables import MembershipAction
 from resolvers.connections import Connection, bad_cursor, connection, decode_cursor, encode_cursor, page_size
-from resolvers.context import After, First, Info
+from resolvers.context import After, Context, First, Info
 from resolvers.errors import BadUserInput
+from resolvers.kept import Kept
+from resolvers.later import Later
 from resolvers.values import require_user_id
 
 CURSOR = "event"
@@ -47,18 +50,17 @@ Only = Annotated[
 From = Annotated[Freshness, strawberry.argument(description="Whether the cache may answer.")]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Every id is a user: there is no table of them."""
 
     id: str
 
 
-async def user(id: UserId) -> User:
+def user(id: UserId) -> User:
     return User(require_user_id(id, "id"))
 
 
-async def users(
+def users(
     info: Info,
     ids: Annotated[
         list[ID],
@@ -74,7 +76,7 @@ async def users(
     return [User(require_user_id(id, "ids")) for id in ids]
 
 
-async def user_memberships(
+def user_memberships(
     user: strawberry.Parent[User],
     info: Info,
     only: Only = None,
@@ -90,45 +92,61 @@ async def user_memberships(
             )
         ),
     ] = None,
-) -> list[Membership]:
+) -> Awaitable[list[Membership]]:
     _require_few(info, len(only or ()), "only")
-    if at is None:
-        active = await info.context.reads.memberships(user.id, latest=freshness is Freshness.LATEST)
-    else:
-        active = await _memberships_as_of(info, user.id, at)
+    if at is not None:
+        return _memberships_as_of(info, user.id, only, at)
+    return _active(info, user.id, freshness, partial(_chosen, info.context, only))
+
+
+def _active(info: Info, user_id: str, freshness: Freshness, make: Callable[[list[Membership]], Any]) -> Later:
+    """Not to be awaited here: all that one query asks for is read together."""
+    return Later(info.context.reads, user_id, make, latest=freshness is Freshness.LATEST)
+
+
+def _chosen(context: Context, only: list[str] | None, active: list[Membership]) -> list[Membership]:
     if only is not None:
         wanted = frozenset(only)
         active = [membership for membership in active if membership.segment.slug in wanted]
-    info.context.budget.spend(len(active))
+    context.budget.spend(len(active))
     return active
 
 
-async def _memberships_as_of(info: Info, user_id: str, at: datetime) -> list[Membership]:
+async def _memberships_as_of(info: Info, user_id: str, only: list[str] | None, at: datetime) -> list[Membership]:
     async with info.context.querying() as conn:
         found = await as_of.memberships(conn, user_id, at)
     if found.in_future:
         raise BadUserInput("at", "it is in the future.")
     if found.kept_since is not None:
         raise BadUserInput("at", f"history is kept since {found.kept_since.isoformat()}.")
-    return found.memberships
+    return _chosen(info.context, only, found.memberships)
 
 
-async def user_segments(
+def user_segments(
     user: strawberry.Parent[User],
     info: Info,
     only: Only = None,
     freshness: From = Freshness.CACHED,
-) -> list[Segment]:
-    return [membership.segment for membership in await user_memberships(user, info, only, freshness)]
+) -> Awaitable[list[Segment]]:
+    _require_few(info, len(only or ()), "only")
+    return _active(info, user.id, freshness, partial(_segments, info.context, only))
 
 
-async def is_in(
+def _segments(context: Context, only: list[str] | None, active: list[Membership]) -> list[Segment]:
+    chosen = _chosen(context, only, active)
+    return chosen.segments if isinstance(chosen, Kept) else [membership.segment for membership in chosen]
+
+
+def is_in(
     user: strawberry.Parent[User],
     info: Info,
     slug: Annotated[str, strawberry.argument(description="A segment's name; one that does not exist has no members.")],
-) -> bool:
+) -> Awaitable[bool]:
     info.context.budget.spend(1)
-    active = await info.context.reads.memberships(user.id)
+    return _active(info, user.id, Freshness.CACHED, partial(_has, slug))
+
+
+def _has(slug: str, active: list[Membership]) -> bool:
     return any(membership.segment.slug == slug for membership in active)
 
 

@@ -108,10 +108,12 @@ class Membership:
     added_at: datetime = described(
         "When the membership began; by a rollout, since when its percentage has included the user without a break, "
         "whether or not the user was added by hand or kept out meanwhile. Where history is kept for some months and "
-        "has lost the beginning of what ended since: when these months begin."
+        "has lost the beginning of what ended since: when these months begin.",
+        instant="added",
     )
     expires_at: datetime | None = described(
-        "When it ends by itself: the first instant outside. Null: it does not, or kept history has lost the expiry."
+        "When it ends by itself: the first instant outside. Null: it does not, or kept history has lost the expiry.",
+        instant="expires",
     )
     source: MembershipSource = described("Why the user is in the segment.")
 

@@ -28,16 +28,22 @@ class Access(SchemaExtension):
         context: Context = execution.context
         operation = chosen(document, execution._provided_operation_name)  # noqa: SLF001  # the property would not do: see server/documents.py
         schema: GraphQLSchema = execution.schema._schema  # noqa: SLF001  # the one way to graphql-core's schema
-        root = schema.get_root_type(operation.operation)
-        assert root is not None
-        for field in fields([operation.selection_set], fragments_of(document)):
-            name = field.name.value
-            scope = scope_of(root, name)
+        for name, scope in needed(schema, document, operation):
             if scope is None:
                 raise Forbidden(f"Field {name} is nobody's to ask for.")
             if not context.caller.may(scope):
                 raise Forbidden(f"Field {name} needs the scope {scope}.")
         yield
+
+
+def needed(
+    schema: GraphQLSchema, document: DocumentNode, operation: OperationDefinitionNode
+) -> Iterator[tuple[str, Scope | None]]:
+    """The fields that an operation asks for, and what a caller needs to ask for each."""
+    root = schema.get_root_type(operation.operation)
+    assert root is not None
+    for field in fields([operation.selection_set], fragments_of(document)):
+        yield field.name.value, scope_of(root, field.name.value)
 
 
 def chosen(document: DocumentNode, name: str | None) -> OperationDefinitionNode:

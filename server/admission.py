@@ -3,7 +3,6 @@
 The places are this process's own. They protect it, and PostgreSQL behind it, also while Redis is away.
 """
 
-from collections import Counter
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -68,12 +67,21 @@ class Bill:
     async def pay(self, price: int) -> None:
         """Raises RateLimited when there are not enough points now, and LimitExceeded when there never will be.
 
-        Whoever is told to come back has paid for being looked at, as far as there were points.
+        Whoever is told to come back has paid for being looked at, as far as there were points. Nobody pays twice: what
+        came of it the first time is said again.
         """
+        if self.points is not None:
+            if self.verdict is not None and not self.verdict.allowed:
+                raise RateLimited(self.verdict.retry_ms)
+            return
         points = price + self._reading
         if self.policy is not None and points > self.policy.burst:
             raise LimitExceeded(f"The operation costs {points} points, and at most {self.policy.burst} can be spent.")
         await self._spend(points)
+
+    @property
+    def is_paid(self) -> bool:
+        return self.points is not None and (self.verdict is None or self.verdict.allowed)
 
     async def settle(self) -> None:
         """Pay for a request that was refused before anybody knew what it would cost, as far as there are points."""
@@ -114,54 +122,81 @@ def current() -> Bill:
     return _current.get()
 
 
-class Admission:
-    """Lets requests for GraphQL in, or refuses them at once: nobody waits here."""
+class Gate:
+    """Who is inside, and who is known to have no points: of all requests for GraphQL, whichever way they come in."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self.app = app
-        self._policy = Policy(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+    def __init__(self, settings: Settings) -> None:
+        self.policy = Policy(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+        self.empty: Empty = Recent(EMPTY_ONES)
         self._most = settings.max_concurrent
         self._most_of_one = settings.max_concurrent_per_client
         # By bucket, and of all of them together.
-        self._inside: Counter[str] = Counter()
+        self._inside: dict[str, int] = {}
         self._all = 0
-        self._empty: Empty = Recent(EMPTY_ONES)
+
+    def has_place(self, bucket: str) -> bool:
+        return self._all < self._most and self._inside.get(bucket, 0) < self._most_of_one
+
+    def is_open(self, bucket: str) -> bool:
+        """Whether nothing speaks against whoever spends from that bucket."""
+        return self.has_place(bucket) and (self.policy is None or self.empty.find(bucket) is None)
+
+    def enter(self, bucket: str) -> None:
+        self._inside[bucket] = self._inside.get(bucket, 0) + 1
+        self._all += 1
+
+    def leave(self, bucket: str) -> None:
+        self._all -= 1
+        left = self._inside[bucket] - 1
+        if left:
+            self._inside[bucket] = left
+        else:
+            del self._inside[bucket]
+
+
+class Admission:
+    """Lets requests for GraphQL in, or refuses them at once: nobody waits here."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self.app = app
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PATH or wants_page(request := Request(scope)):
             await self.app(scope, receive, send)
             return
         bucket = bucket_of(scope)
-        if refused := self._refused(request, bucket):
+        # One that was begun elsewhere may have paid already, perhaps with the last point: it is inside
+        # (server/fast_path.py).
+        bill: Bill | None = scope["state"].pop("bill", None)
+        if (bill is None or not bill.is_paid) and (refused := self._refused(request, bucket)):
             await refused(scope, receive, lingering(receive, send))
             return
         scope["state"]["payer"] = bucket
         scope["state"]["traffic"].note()
-        self._inside[bucket] += 1
-        self._all += 1
+        self._gate.enter(bucket)
         try:
-            await self._admit(Bill(bucket, scope["state"]["limiter"], self._policy, self._empty), scope, receive, send)
+            bill = bill or Bill(bucket, scope["state"]["limiter"], self._gate.policy, self._gate.empty)
+            await self._admit(bill, scope, receive, send)
         finally:
-            self._all -= 1
-            self._inside[bucket] -= 1
-            if not self._inside[bucket]:
-                del self._inside[bucket]
+            self._gate.leave(bucket)
 
     def _refused(self, request: Request, bucket: str) -> Response | None:
         """Who has no point, or finds no place, costs neither a look into the request nor one into Redis."""
-        now, emptied = ticks(), self._empty.find(bucket)
-        if self._policy is not None and emptied is not None and emptied.until > now:
+        policy, empty = self._gate.policy, self._gate.empty
+        now, emptied = ticks(), empty.find(bucket)
+        if policy is not None and emptied is not None and emptied.until > now:
             retry_ms = ceil((emptied.again - now) * 1_000)
-            headers = _standing(self._policy, 0, ceil((emptied.full - now) * 1_000)) | _retry_after(retry_ms)
+            headers = standing(policy, 0, ceil((emptied.full - now) * 1_000)) | _retry_after(retry_ms)
             error = RateLimited(retry_ms)
             return refusal(request, 429, str(error), headers, retryAfterMs=retry_ms)
-        if self._all >= self._most or self._inside[bucket] >= self._most_of_one:
+        if not self._gate.has_place(bucket):
             return refusal(request, 503, str(Overloaded()), _retry_after(RETRY_MS), retryAfterMs=RETRY_MS)
-        if self._policy is not None and emptied is not None:
+        if policy is not None and emptied is not None:
             # Whoever is let in spends the point, or tells in a moment that there are others: a crowd has to wait for
             # the next, and is not looked at because of one.
-            until = emptied.until + self._policy.microseconds(1) / 1e6
-            self._empty.keep(bucket, replace(emptied, until=until, again=max(until, emptied.again)))
+            until = emptied.until + policy.microseconds(1) / 1e6
+            empty.keep(bucket, replace(emptied, until=until, again=max(until, emptied.again)))
         return None
 
     async def _admit(self, bill: Bill, scope: Scope, receive: Receive, send: Send) -> None:
@@ -176,7 +211,7 @@ class Admission:
                 verdict = bill.verdict
                 if bill.policy is not None and verdict is not None:
                     headers = MutableHeaders(scope=message)
-                    headers.update(_standing(bill.policy, verdict.remaining, verdict.reset_ms))
+                    headers.update(standing(bill.policy, verdict.remaining, verdict.reset_ms))
                     if message["status"] == HTTPStatus.TOO_MANY_REQUESTS:
                         headers.update(_retry_after(verdict.retry_ms))
             await send(message)
@@ -192,11 +227,19 @@ def bucket_of(scope: Scope) -> str:
     """Whose points a request spends: those of its caller, or of its address where nobody is asked who they are."""
     caller: Caller = scope["state"].get("caller", ANONYMOUS)
     if caller is ANONYMOUS:
-        return f"address:{neighbourhood(scope['state']['address'])}"
+        return bucket_of_address(neighbourhood(scope["state"]["address"]))
+    return bucket_of_client(caller)
+
+
+def bucket_of_address(place: str) -> str:
+    return f"address:{place}"
+
+
+def bucket_of_client(caller: Caller) -> str:
     return f"client:{caller.client}"
 
 
-def _standing(policy: Policy, remaining: int, reset_ms: int) -> dict[str, str]:
+def standing(policy: Policy, remaining: int, reset_ms: int) -> dict[str, str]:
     """How the bucket stands, in the words of draft-ietf-httpapi-ratelimit-headers."""
     return {
         "RateLimit-Policy": f'"default";q={policy.burst};w={policy.window}',

@@ -13,7 +13,7 @@ import time
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from server import logs, metrics, protocol
+from server import fast_protocol, logs, metrics
 from server.app import create_app
 from server.leaving import Everybody, Leaving, Server
 from server.settings import Settings, StartError
@@ -36,7 +36,7 @@ def answer(
     leaving = Leaving()
     config = uvicorn.Config(
         create_app(settings, leaving),
-        http=protocol.bounded(settings.max_header_bytes),
+        http=fast_protocol.bounded(settings.max_header_bytes),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -28,20 +28,22 @@ from schema.api import schema
 from server import background, downloads, exposure, graphiql, health, metrics
 from server.access import Access
 from server.addresses import Addresses
-from server.admission import Admission
+from server.admission import Admission, Gate
 from server.authentication import Authentication
 from server.charging import Charging
 from server.cors import cors
 from server.discretion import Discretion
 from server.documents import Documents
+from server.fast_path import FastPath
 from server.graphql import PATH, GraphQLView
-from server.hosts import Hosts
+from server.hosts import Hosts, Names
 from server.jwt import Jwts
 from server.known_tokens import KnownTokens
 from server.leaving import Leaving
 from server.long_lists import LongLists
-from server.middleware import BodyLimit, StandardHeaders
+from server.middleware import BodyLimit, StandardHeaders, standard_headers
 from server.observation import Observation
+from server.plans import Plans
 from server.requests import RequestLog
 from server.settings import Settings
 from server.traffic import Traffic
@@ -50,8 +52,9 @@ from server.uploads import Uploads
 if TYPE_CHECKING:
     from server.tracing import Traces
 
-# Of the connections for mutations so large a part may be at work on bulk changes: one of so many.
-BULK_SHARE = 4
+# Of the connections for mutations so large a part, and one more, are for those that are several statements; and so
+# large a part may be at work on bulk changes: one of so many.
+SEVERAL_SHARE, BULK_SHARE = 3, 4
 # Bulk changes that wait or are at work: more would be given up before they had their turn, and each holds its list.
 BULK_WAITING = 100
 # Who asks with a link, and has no points: all of them together take one caller's turns.
@@ -63,8 +66,12 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
     discreet = not exposure.shows_schema(settings)
     documents = Documents(settings.document_limits, discreet=discreet)
     extensions = [documents.extension, Observation, Access, Charging().extension, LongLists]
+    built = schema([*([Discretion] if discreet else []), *extensions])
+    leaving, gate = leaving or Leaving(), Gate(settings)
+    headers = standard_headers(https=(settings.public_url or "").startswith("https:"))
+    plans = Plans(built, documents)
     view = GraphQLView(
-        schema([*([Discretion] if discreet else []), *extensions]),
+        built,
         settings.execution_timeout,
         settings.public_url,
         graphiql=exposure.shows_graphiql(settings),
@@ -74,6 +81,9 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         try:
             async with working(settings, traces) as state:
+                # What is traced goes the long way: that is what a trace is to show.
+                if traces is None and settings.fast_path == "on":
+                    state["fast_path"] = FastPath(settings, plans, gate, leaving, headers, state)
                 yield state
         finally:
             if traces is not None:
@@ -90,17 +100,17 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
         middleware=[
             *([traces.middleware] if traces is not None else []),
             Middleware(Addresses, proxies=settings.trusted_proxies),
-            Middleware(RequestLog, slow_ms=settings.slow_ms, leaving=leaving or Leaving()),
-            Middleware(StandardHeaders, https=(settings.public_url or "").startswith("https:")),
+            Middleware(RequestLog, slow_ms=settings.slow_ms, leaving=leaving),
+            Middleware(StandardHeaders, headers=headers),
             Middleware(
                 Hosts,
-                names=exposure.allowed_hosts(settings),
+                names=Names(exposure.allowed_hosts(settings)),
                 origins=exposure.allowed_origins(settings),
                 direct=exposure.takes_direct_requests_alone(settings),
             ),
             *cors(settings),
             Middleware(Authentication, settings=settings),
-            Middleware(Admission, settings=settings),
+            Middleware(Admission, gate=gate),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
         lifespan=lifespan,
@@ -121,19 +131,22 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
     """Everything that requests share, for as long as the block lasts; at its end what is under way is finished."""
     assert settings.database_url is not None
     assert settings.redis_url is not None
-    writer = connections.writer(settings.database_url, settings.pool_size)
-    reader = connections.reader(settings.database_url, settings.read_pool_size)
+    # Of the connections for mutations most take the changes of one user, and the others what takes several statements.
+    several = settings.pool_size // SEVERAL_SHARE + 1
+    writer = connections.writer(settings.database_url, several)
+    changes = connections.bare_writer(settings.database_url, settings.pool_size - several)
+    # Of the connections for reads one is the catalogue's, and neither memberships nor the other queries take them all.
+    others = max(1, (settings.read_pool_size - 1) // 2)
+    reader = connections.reader(settings.database_url, 1 + others)
     clock = Clock()
     cache = Cache(settings.redis_url, settings.redis_budget_ms)
     catalogue = Catalogue(reader, clock)
-    # Of the connections for reads one is the catalogue's, and neither memberships nor the other queries take them all.
-    others = max(1, (settings.read_pool_size - 1) // 2)
     reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1 - others)
     # Of what may be under way at a time mutations are no more than half, and those that may have to wait for others'
     # changes of a segment a quarter: there are places left for whoever only reads.
     mutations = max(1, settings.max_concurrent // 2)
     half = max(1, mutations // 2)
-    operations = Operations(writer, mutations)
+    operations = Operations(writer, changes, mutations)
     files, traffic = Files(settings.store), Traffic()
     jwts = None if settings.jwt_issuer is None else Jwts(settings)
     try:
@@ -142,8 +155,8 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
             secret = await secrets.by_name(conn, secrets.LINKS)
         async with (
             beside(metrics.watch_the_loop()),
-            metrics.watching(writer=writer, reader=reader),
-            nullcontext() if traces is None else traces.following(writer, reader),
+            metrics.watching(writer=writer, changes=changes, reader=reader, memberships=reads.pool),
+            nullcontext() if traces is None else traces.following(cache.pipeline, writer, changes, reader, reads.pool),
             cache.running(),
             background.beside_requests(settings, writer, files, cache, traffic) as wake,
             KnownTokens(reader, operations).running() as tokens,
@@ -157,7 +170,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
                 catalogue,
                 reads,
                 operations,
-                Turns(Places(half), max(1, settings.pool_size // 2)),
+                Turns(Places(half), max(1, changes.size // 2)),
                 Turns(Places(min(half, BULK_WAITING)), 1, max(1, settings.pool_size // BULK_SHARE)),
                 settings.limits,
                 Links(files, secret, settings.link_minutes * 60, tokens.good),
@@ -172,5 +185,6 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
     finally:
         if jwts is not None:
             await jwts.close()
+        await changes.close()
         await writer.dispose()
         await reader.dispose()

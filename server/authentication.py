@@ -56,19 +56,17 @@ class Authentication:
 
     async def _caller(self, request: Request) -> Caller | Response:
         headers = request.headers.getlist("authorization")
-        scheme, _, text = headers[0].partition(" ") if headers else ("", "", "")
-        if scheme.lower() != "bearer":
+        shown = bearer(headers[0] if headers else "")
+        if shown is None:
             return _refused(request, CHALLENGE)
-        shown = text.strip(" ") if len(headers) == 1 else ""
+        if len(headers) > 1:
+            shown = ""
         known: KnownTokens = request.state.tokens
         jwts: Jwts | None = request.state.jwts
-        token, caller = tokens.parse(shown), None
-        if token is not None:
-            caller = known.remembered(token)
-        elif jwts is not None:
-            caller = jwts.remembered(shown)
+        caller = remembered(shown, known, jwts)
         if caller is not None:
             return caller
+        token = tokens.parse(shown)
         # What follows costs something, so whoever guesses may not have it for long.
         place = neighbourhood(request.state.address)
         if (seconds := (self._unheard.find(place) or 0) - ticks()) > 0 and not _recognised(shown, token, known, jwts):
@@ -91,6 +89,20 @@ class Authentication:
         if verdict.empty_us:
             self._unheard.keep(place, ticks() + verdict.empty_us / 1e6)
         return _refused(request, NOT_GOOD) if verdict.allowed else _too_often(request, verdict.retry_ms / 1e3)
+
+
+def bearer(header: str) -> str | None:
+    """What is shown in an `Authorization` header, or None when it shows nothing of the kind."""
+    scheme, _, text = header.partition(" ")
+    return text.strip(" ") if scheme.lower() == "bearer" else None
+
+
+def remembered(shown: str, known: KnownTokens, jwts: Jwts | None) -> Caller | None:
+    """Who shows it, if that is known without asking anybody."""
+    token = tokens.parse(shown)
+    if token is not None:
+        return known.remembered(token)
+    return None if jwts is None else jwts.remembered(shown)
 
 
 def _recognised(shown: str, token: tokens.Token | None, known: KnownTokens, jwts: Jwts | None) -> bool:

@@ -2,9 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from graphql import (
     DocumentNode,
@@ -53,6 +53,13 @@ class DocumentLimits:
         return int(self.tokens * SELECTIONS_PER_TOKEN)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    document: DocumentNode
+    # What was made of its operations, by their names, for as long as the document is kept (server/plans.py).
+    plans: dict[str | None, Any] = field(default_factory=dict)
+
+
 class Documents:
     """Documents that were found valid, by their text, the least recently used ones forgotten first."""
 
@@ -60,23 +67,23 @@ class Documents:
         self.limits = limits
         # Whether the schema is not for callers to see.
         self.discreet = discreet
-        self._valid: OrderedDict[str, DocumentNode] = OrderedDict()
+        self._valid: OrderedDict[str, Known] = OrderedDict()
         self._characters = 0
 
     def extension(self) -> SchemaExtension:
         return DocumentExtension(self)
 
-    def find(self, text: str) -> DocumentNode | None:
-        document = self._valid.get(text)
-        if document is not None:
+    def find(self, text: str) -> Known | None:
+        known = self._valid.get(text)
+        if known is not None:
             self._valid.move_to_end(text)
-        return document
+        return known
 
     def keep(self, text: str, document: DocumentNode) -> None:
         """Keep a valid document. Invalid ones are never kept: they would be an attacker's choice."""
         if len(text) > LONGEST_CACHED or text in self._valid:
             return
-        self._valid[text] = document
+        self._valid[text] = Known(document)
         self._characters += len(text)
         while self._characters > CACHED_CHARACTERS:
             oldest, _ = self._valid.popitem(last=False)
@@ -93,8 +100,9 @@ class DocumentExtension(SchemaExtension):
     def on_parse(self) -> Iterator[None]:
         context = self.execution_context
         if context.query:
-            context.graphql_document = self._documents.find(context.query)
-            self._known = context.graphql_document is not None
+            known = self._documents.find(context.query)
+            context.graphql_document = None if known is None else known.document
+            self._known = known is not None
         limit = self._documents.limits.tokens
         if context.query and not self._known:
             require_size(context.query, limit)

@@ -1,9 +1,10 @@
 """GraphQL over HTTP: which requests are understood, and which status and media type an answer has."""
 
 import asyncio
-import dataclasses
 import json
 import re
+from functools import partial
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -21,7 +22,7 @@ from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.types import ExecutionResult, SubscriptionExecutionResult
 
 from resolvers import facts
-from resolvers.context import Budget, Context
+from resolvers.context import Context
 from resolvers.errors import TimedOut
 from server import graphiql
 from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
@@ -98,21 +99,17 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         shared: Context = request.state.context
-        return dataclasses.replace(
-            shared,
-            budget=Budget(shared.limits.nodes),
-            origin=lambda: self._public_url or _origin(request),
-            # Without it nothing is executed (server/authentication.py).
-            caller=request.state.caller,
-            payer=request.state.payer,
-        )
+        # Without a caller nothing is executed (server/authentication.py).
+        before = getattr(request.state, "before", None)
+        origin = partial(_origin, request, self._public_url)
+        return shared.of(request.state.caller, request.state.payer, origin, before)
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         if request.method == "GET":
             given = self.parse_query_params(request.query_params)
             # A URL has no other way to say null.
             given["operationName"] = given.get("operationName") or None
-        elif _is_json(request.content_type):
+        elif is_json(request.content_type):
             given = self.parse_json(await request.get_body())
         else:
             raise HTTPException(415, f"The body must be {JSON}, in UTF-8.")
@@ -132,8 +129,7 @@ class GraphQLView(GraphQL[Context, None]):
             raise HTTPException(413, f"There are more than {MOST_VALUES} values in this JSON.")
         try:
             value = orjson.loads(data)
-            digits = (data if isinstance(data, bytes) else data.encode()).translate(DIGITS)
-            if any(number in digits for number in LONG_NUMBERS):
+            if has_long_numbers(data if isinstance(data, bytes) else data.encode()):
                 value = json.loads(data, parse_float=_exact)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "This is not JSON in UTF-8, or it is nested too deeply.") from error
@@ -145,11 +141,14 @@ class GraphQLView(GraphQL[Context, None]):
         return orjson.dumps(data)
 
     async def execute_operation(
-        self, *args: Any, **kwargs: Any
+        self, request: Request, *args: Any, **kwargs: Any
     ) -> ExecutionResult | list[ExecutionResult] | SubscriptionExecutionResult:
+        # What was begun on the short way, and given up there, has no more time than others.
+        began: float | None = getattr(request.state, "began", None)
+        spent = 0 if began is None else perf_counter() - began
         try:
-            async with asyncio.timeout(self._execution_timeout):
-                return await super().execute_operation(*args, **kwargs)
+            async with asyncio.timeout(self._execution_timeout - spent):
+                return await super().execute_operation(request, *args, **kwargs)
         except TimeoutError:
             timed_out = TimedOut()
             return ExecutionResult(data=None, errors=[GraphQLError(str(timed_out), original_error=timed_out)])
@@ -213,9 +212,9 @@ def wants_page(request: Request) -> bool:
     )
 
 
-def _origin(request: Request | WebSocket) -> str:
-    """Scheme and host as the caller wrote them: whoever is told of them is the caller."""
-    return f"{request.url.scheme}://{request.url.netloc}"
+def _origin(request: Request | WebSocket, public_url: str | None) -> str:
+    """Scheme and host as the caller wrote them, unless others were set: whoever is told of them is the caller."""
+    return public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _media(request: Request | WebSocket) -> str | None:
@@ -228,10 +227,24 @@ def _values(data: str | bytes) -> int:
     found = sum(map(text.count, SEPARATORS))
     if found <= MOST_VALUES:
         return found
-    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    text = _unescaped(text)
     if text.count(b'"') >= MOST_QUOTES:
         return MOST_VALUES + 1
     return sum(map(TEXTS.sub(b"", text).count, SEPARATORS))
+
+
+def has_long_numbers(text: bytes) -> bool:
+    """Whether there may be numbers that orjson does not keep exactly."""
+    return _long_in(text.translate(DIGITS)) and _long_in(TEXTS.sub(b"", _unescaped(text)).translate(DIGITS))
+
+
+def _long_in(digits: bytes) -> bool:
+    return LONG_NUMBERS[0] in digits or LONG_NUMBERS[1] in digits
+
+
+def _unescaped(text: bytes) -> bytes:
+    """Without what could be taken for the end of a text and is none."""
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"")
 
 
 def _exact(digits: str) -> float:
@@ -245,7 +258,7 @@ def _codes(answer: Any) -> set[str]:
     return {error["extensions"]["code"] for error in answer["errors"]}
 
 
-def _is_json(content_type: str | None) -> bool:
+def is_json(content_type: str | None) -> bool:
     parts = (content_type or "")[:HEADER_CHARACTERS].split(";")
     media, *parameters = (part.strip().lower() for part in parts)
     charsets = [p.partition("=")[2].strip('"') for p in parameters if p.partition("=")[0].strip() == "charset"]

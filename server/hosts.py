@@ -18,28 +18,43 @@ NOT_DIRECT = (
 )
 
 
+class Names:
+    """The names that callers may use for us, without ports; `*.name` is any name below. None: any."""
+
+    def __init__(self, names: Collection[str] | None) -> None:
+        self._any = names is None
+        self._names = frozenset(name for name in names or () if not name.startswith("*"))
+        self._below = tuple(name.removeprefix("*") for name in names or () if name.startswith("*"))
+
+    def named(self, host: str | None) -> tuple[str, int | None] | None:
+        """Name and port that the caller used, or None if that is not ours."""
+        found = None if host is None else _parsed(host)
+        if self._any:
+            return found or ("", None)
+        if found is not None and (found[0] in self._names or found[0].endswith(self._below)):
+            return found
+        return None
+
+
 class Hosts:
     """Refuses requests that were meant for somebody else.
 
-    `names` are those of `Host`, without ports, and `*.name` is any name below; None: any. `origins` are of other pages
-    that may ask besides our own; None: any, since a page without a token is refused anyway. `direct`: what a proxy has
-    passed on is refused, for nobody knows whom it lets in.
+    `origins` are of other pages that may ask besides our own; None: any, since a page without a token is refused
+    anyway. `direct`: what a proxy has passed on is refused, for nobody knows whom it lets in.
     """
 
-    def __init__(
-        self, app: ASGIApp, names: Collection[str] | None, origins: Collection[str] | None, *, direct: bool
-    ) -> None:
+    def __init__(self, app: ASGIApp, names: Names, origins: Collection[str] | None, *, direct: bool) -> None:
         self.app = app
         self._direct = direct
-        self._names = None if names is None else frozenset(name for name in names if not name.startswith("*"))
-        self._below = tuple(name.removeprefix("*") for name in names or () if name.startswith("*"))
+        self._names = names
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Probes use the address of a container, which nobody can know beforehand.
         if scope["type"] == "http" and scope["path"] not in HEALTH:
             request = Request(scope)
-            if (host := self._host(request)) is None:
+            given = request.headers.getlist("host")
+            if (host := self._names.named(given[0] if len(given) == 1 else None)) is None:
                 await refusal(request, 400, "Host must have one of this service's names.")(scope, receive, send)
                 return
             if not self._is_ours(request, host):
@@ -50,16 +65,6 @@ class Hosts:
                 await refusal(request, 403, NOT_DIRECT)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
-
-    def _host(self, request: Request) -> tuple[str, int | None] | None:
-        """Name and port that the caller used, or None if that is not ours."""
-        given = request.headers.getlist("host")
-        found = _parsed(given[0]) if len(given) == 1 else None
-        if self._names is None:
-            return found or ("", None)
-        if found is not None and (found[0] in self._names or found[0].endswith(self._below)):
-            return found
-        return None
 
     def _is_ours(self, request: Request, host: tuple[str, int | None]) -> bool:
         """Whether no page sent it, or our own, or one that may."""

@@ -4,7 +4,6 @@ import asyncio
 import platform
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from functools import cache
 from importlib.metadata import version
 from threading import Lock
 
@@ -15,8 +14,10 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import QueuePool
 
+from db.bare import Pool
 from resolvers import facts
 from resolvers.facts import Facts
+from server.counting import Counts, Durations, Level
 from server.settings import Settings, StartError
 
 # Callers choose the names of operations: so many are told apart, the first of documents that were valid.
@@ -28,25 +29,29 @@ FAILURES, LEAST_FAILURE = {503: "OVERLOADED"}, 500
 LAG_SECONDS = 0.25
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 
+ANSWERED = ("/graphql", "POST", "200")
+# Of the names that are told apart, the labels.
+_answered: dict[tuple[str | None, str | None], tuple[tuple[str, str, str], tuple[str, str]]] = {}
+
 # When each series was begun: nobody asks, and it is as much again.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
-operations = Counter(
+operations = Counts(
     "segmentql_operations_total",
     "Requests to /graphql, by operation, type (none: it was not got to know) and code: OK, or of the first error.",
     ["operation", "type", "code"],
 )
-operation_seconds = Histogram(
+operation_seconds = Durations(
     "segmentql_operation_duration_seconds",
     "How long requests to /graphql took, from the headers to the answer's end.",
     ["operation", "type"],
-    buckets=SECONDS,
+    SECONDS,
 )
-requests = Counter(
+requests = Counts(
     "segmentql_http_requests_total",
     "Requests by route, method and status; status 0: the caller left before the answer.",
     ["route", "method", "status"],
 )
-open_requests = Gauge("segmentql_http_requests_open", "Requests that are being answered.")
+open_requests = Level("segmentql_http_requests_open", "Requests that are being answered.")
 statements = Counter("segmentql_statements_total", "Statements that were sent to PostgreSQL.", ["pool"])
 lag = Histogram(
     "segmentql_event_loop_lag_seconds",
@@ -90,23 +95,8 @@ class _Names:
 _names = _Names()
 
 
-@cache  # of few values, each bounded; the library's own look-up takes four times as long
-def _requests(route: str, method: str, status: int) -> Counter:
-    return requests.labels(route, method, str(status))
-
-
-@cache
-def _operations(name: str, kind: str, code: str) -> Counter:
-    return operations.labels(name, kind, code)
-
-
-@cache
-def _operation_seconds(name: str, kind: str) -> Histogram:
-    return operation_seconds.labels(name, kind)
-
-
 def count_request(route: str, method: str, status: int) -> None:
-    _requests(route, method if method in METHODS else OTHER, status).inc()
+    requests.count((route, method if method in METHODS else OTHER, str(status)))
 
 
 def count_operation(noted: Facts, status: int, seconds: float) -> None:
@@ -115,41 +105,60 @@ def count_operation(noted: Facts, status: int, seconds: float) -> None:
     if noted.kind is None and code is None:
         return  # it was the page that was asked for
     name, kind = _names.bounded(noted.operation), noted.kind or "none"
-    _operations(name, kind, code or "OK").inc()
-    _operation_seconds(name, kind).observe(seconds)
+    operations.count((name, kind, code or "OK"))
+    operation_seconds.observe((name, kind), seconds)
+
+
+def count_answer(name: str | None, kind: str | None, seconds: float) -> None:
+    """An operation that was answered without an error, on the short way (server/fast_path.py)."""
+    requests.count(ANSWERED)
+    labels = _answered.get((name, kind))
+    if labels is None:
+        bounded = _names.bounded(name)
+        labels = (bounded, kind or "none", "OK"), (bounded, kind or "none")
+        if bounded != OTHER:
+            _answered[name, kind] = labels
+    operations.count(labels[0])
+    operation_seconds.observe(labels[1], seconds)
 
 
 class _Pools(Collector):
     """What the pools say of themselves at the moment they are asked."""
 
     def __init__(self) -> None:
-        self._engines: dict[str, AsyncEngine] = {}
+        self._pools: dict[str, AsyncEngine | Pool] = {}
         self._lock = Lock()
 
     @contextmanager
-    def showing(self, engines: dict[str, AsyncEngine]) -> Iterator[None]:
+    def showing(self, pools: dict[str, AsyncEngine | Pool]) -> Iterator[None]:
         with self._lock:
-            self._engines = self._engines | engines
+            self._pools = self._pools | pools
         try:
             yield
         finally:
             with self._lock:
-                self._engines = {n: e for n, e in self._engines.items() if engines.get(n) is not e}
+                self._pools = {name: pool for name, pool in self._pools.items() if pools.get(name) is not pool}
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         size = GaugeMetricFamily("segmentql_pool_size", "Connections that the pool may have.", labels=["pool"])
         used = GaugeMetricFamily("segmentql_pool_in_use", "Connections that are at work.", labels=["pool"])
         waiting = GaugeMetricFamily("segmentql_pool_waiting", "Who waits for a connection.", labels=["pool"])
         with self._lock:
-            engines = self._engines
-        for name, engine in engines.items():
-            pool = engine.pool
-            assert isinstance(pool, QueuePool)
-            size.add_metric([name], pool.size())
-            used.add_metric([name], pool.checkedout())
-            # SQLAlchemy counts them nowhere.
-            waiting.add_metric([name], len(getattr(pool._pool, "_queue")._getters))  # noqa: B009, SLF001  # see above
+            pools = self._pools
+        for name, pool in pools.items():
+            for family, value in zip((size, used, waiting), _use(pool), strict=True):
+                family.add_metric([name], value)
         yield from (size, used, waiting)
+
+
+def _use(pool: AsyncEngine | Pool) -> tuple[int, int, int]:
+    """How many connections it may have and has at work, and who waits for one."""
+    if isinstance(pool, Pool):
+        return pool.size, pool.in_use, pool.waiting
+    queue = pool.pool
+    assert isinstance(queue, QueuePool)
+    # SQLAlchemy counts those who wait nowhere.
+    return queue.size(), queue.checkedout(), len(getattr(queue._pool, "_queue")._getters)  # noqa: B009, SLF001  # see above
 
 
 _pools = _Pools()
@@ -157,22 +166,25 @@ REGISTRY.register(_pools)
 
 
 @asynccontextmanager
-async def watching(**engines: AsyncEngine) -> AsyncIterator[None]:
+async def watching(**pools: AsyncEngine | Pool) -> AsyncIterator[None]:
     """Show these pools, by their names, and count what is sent over them, for as long as the block lasts."""
-    for name, engine in engines.items():
-        _count_statements(engine, name)
-    with _pools.showing(engines):
+    for name, pool in pools.items():
+        _count_statements(pool, name)
+    with _pools.showing(pools):
         yield
 
 
-def _count_statements(engine: AsyncEngine, name: str) -> None:
+def _count_statements(pool: AsyncEngine | Pool, name: str) -> None:
     counter = statements.labels(name)
 
     def sent(*_: object) -> None:
         counter.inc()
         facts.current().statements += 1
 
-    event.listen(engine.sync_engine, "before_cursor_execute", sent)
+    if isinstance(pool, Pool):
+        pool.sending = sent
+    else:
+        event.listen(pool.sync_engine, "before_cursor_execute", sent)
 
 
 async def watch_the_loop() -> None:

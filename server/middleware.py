@@ -1,6 +1,7 @@
 """What holds for every request, whatever it asks."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.datastructures import MutableHeaders
@@ -92,12 +93,17 @@ class BodyLimit:
         return refusal(request, 413, f"The body has more than {self.max_bytes} bytes.", CLOSE)
 
 
-class StandardHeaders:
-    """Headers of every answer that does not set them itself; by `https` whether callers are to keep to that."""
+def standard_headers(*, https: bool) -> dict[str, str]:
+    """Headers of every answer; by `https` whether callers are to keep to that."""
+    return HEADERS | ({"Strict-Transport-Security": f"max-age={YEAR_SECONDS}"} if https else {})
 
-    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+
+class StandardHeaders:
+    """Sets those headers that an answer does not set itself."""
+
+    def __init__(self, app: ASGIApp, headers: Mapping[str, str]) -> None:
         self.app = app
-        self._headers = HEADERS | ({"Strict-Transport-Security": f"max-age={YEAR_SECONDS}"} if https else {})
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_headers(message: Message) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 
+from graphql import OperationDefinitionNode
 from strawberry.extensions import SchemaExtension
 
 from resolvers import facts
@@ -17,7 +18,7 @@ HASH_CHARACTERS = 12
 class Observation(SchemaExtension):
     def on_operation(self) -> Iterator[None]:
         context, noted = self.execution_context, facts.current()
-        noted.document = hashlib.sha256((context.query or "").encode()).hexdigest()[:HASH_CHARACTERS]
+        noted.document = hash_of(context.query or "")
         yield
 
     def on_validate(self) -> Iterator[None]:
@@ -27,5 +28,14 @@ class Observation(SchemaExtension):
             return
         asked = context._provided_operation_name  # noqa: SLF001  # the public property falls back to the first one
         operation = chosen(context.graphql_document, asked)
-        noted.operation = operation.name.value[:NAME_CHARACTERS] if operation.name else None
+        noted.operation = name_of(operation)
         noted.kind = operation.operation.value
+
+
+def hash_of(text: str) -> str:
+    """What a document is called in the log."""
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARACTERS]
+
+
+def name_of(operation: OperationDefinitionNode) -> str | None:
+    return operation.name.value[:NAME_CHARACTERS] if operation.name else None

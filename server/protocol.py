@@ -7,7 +7,6 @@ import asyncio
 import resource
 import socket
 from dataclasses import dataclass, field
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -36,16 +35,27 @@ CODES = {HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "LIMIT_EXCEEDED", HTTPStatu
 class Bounds:
     header_bytes: int
     connections: int
-    # Those between two requests, in the order in which they became so.
-    idle: "dict[Protocol, None]" = field(default_factory=dict)
+    # Those between two requests, and since when, in the order in which they became so.
+    idle: "dict[Protocol, float]" = field(default_factory=dict)
+    # One timer for all of them: setting one for each, after each request, would be a tenth of the work of answering it.
+    timer: asyncio.TimerHandle | None = None
+
+    def rest(self, protocol: "Protocol") -> None:
+        """The connection waits for its next request, for no longer than is set."""
+        self.idle[protocol] = protocol.loop.time()
+        if self.timer is None:
+            self.timer = protocol.loop.call_later(protocol.timeout_keep_alive, self._end, protocol.loop)
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.timer = None
+        for protocol, since in list(self.idle.items()):
+            if (end := since + protocol.timeout_keep_alive) > loop.time():
+                self.timer = loop.call_at(end, self._end, loop)
+                return
+            protocol.drop()
 
 
-def bounded(max_header_bytes: int) -> Any:
-    """For uvicorn's setting `http`: what it makes of each connection."""
-    return partial(Protocol, Bounds(max_header_bytes, _most_connections()))
-
-
-def _most_connections() -> int:
+def most_connections() -> int:
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_CONNECTIONS + OTHER_FILES
     if files < wanted or files == resource.RLIM_INFINITY:
@@ -55,6 +65,9 @@ def _most_connections() -> int:
 
 
 class Protocol(HttpToolsProtocol):
+    # uvicorn's, or what looks like it (server/fast_protocol.py).
+    cycle: Any
+
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._bounds = bounds
@@ -66,8 +79,8 @@ class Protocol(HttpToolsProtocol):
         self._in_headers = self._in_body = False
         # Whether a request began, or ended, with the bytes that are being looked at.
         self._began = self._ended = False
-        # Of headers that are not complete.
-        self._arrived = 0
+        # Of headers that are not complete; and of all that has just been read.
+        self._arrived = self._size = 0
         # After headers that are, without a byte of the body: how it is cut into chunks, and what trails behind it.
         self._beside = 0
         self._too_large = self._refused = False
@@ -84,12 +97,10 @@ class Protocol(HttpToolsProtocol):
         if connected is not None and connected.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
             # The kernel gives up sending to who reads nothing at all, or has gone without a word.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(READ_SECONDS * 1_000))
-        self._bounds.idle[self] = None
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._bounds.rest(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._bounds.idle.pop(self, None)
-        self._unset_keepalive_if_required()
         for timer in (self._timer, self._reading, self._lingering):
             if timer is not None:
                 timer.cancel()
@@ -104,9 +115,10 @@ class Protocol(HttpToolsProtocol):
             return
         self._bounds.idle.pop(self, None)
         self._began = self._ended = False
-        self._beside += len(data)
+        self._size = len(data)
+        self._beside += self._size
         super().data_received(data)
-        self._look(len(data))
+        self._look(self._size)
 
     def _look(self, size: int) -> None:
         """What is to be done after so many bytes were read."""
@@ -134,27 +146,40 @@ class Protocol(HttpToolsProtocol):
             self._timer = None
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.begin_message()
         self._in_headers = self._began = True
         self._arrived = 0
+
+    def begin_message(self) -> None:
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:
             return  # it trails behind the body, and may not change what was said before
-        super().on_header(name, value)
+        name = name.lower()
+        self.headers.append((name, value))
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
         if len(self.headers) > MOST_HEADERS:
             self._too_large = True
             raise ValueError
 
     def on_headers_complete(self) -> None:
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._bounds.header_bytes:
-            self._too_large = True
-            raise ValueError
+        # What came with few bytes has no more itself.
+        if self._size > self._bounds.header_bytes or not self._began:
+            size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+            if size > self._bounds.header_bytes:
+                self._too_large = True
+                raise ValueError
         if len(self.pipeline) >= MOST_QUEUED:
             raise ValueError
-        super().on_headers_complete()
+        self.start_cycle()
         self._in_headers, self._in_body = False, True
         self._beside = 0
+
+    def start_cycle(self) -> None:
+        """Begin to answer a request whose headers are complete."""
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -165,22 +190,23 @@ class Protocol(HttpToolsProtocol):
         self._in_body, self._ended = False, True
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.timeout_keep_alive_task is None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        if self._in_body:
-            self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._in_body:
             self._lingering = self.loop.call_later(LINGER_SECONDS, self.transport.close)
         else:
-            self._bounds.idle[self] = None
+            self._bounds.rest(self)
 
     def _keep(self) -> None:
         """For the next request: the body has come to its end, too."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-        self._bounds.idle[self] = None
+        self._bounds.rest(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -219,7 +245,7 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Say why, as a GraphQL client can read it, and read nothing more of this connection."""
         self._refused = True
-        if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None before the first
+        if self.cycle is not None and not self.cycle.response_complete:  # None before the first
             if not self._in_body or self.cycle.response_started or self.pipeline:
                 # An earlier request is being answered: that is the last.
                 self.cycle.keep_alive = False
@@ -231,7 +257,6 @@ class Protocol(HttpToolsProtocol):
         elif self._in_body:
             self.transport.close()  # it has its answer
             return
-        self._unset_keepalive_if_required()
         code = CODES.get(status, "BAD_USER_INPUT")
         body = orjson.dumps({"errors": [{"message": message, "extensions": {"code": code}}]})
         headers = {

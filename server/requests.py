@@ -3,6 +3,7 @@
 import logging
 import random
 import re
+from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
@@ -53,7 +54,7 @@ class RequestLog:
             await send(message)
 
         began = perf_counter()
-        metrics.open_requests.inc()
+        metrics.open_requests.value += 1
         try:
             await self.app(scope, receive, watched)
         except Exception:
@@ -61,31 +62,43 @@ class RequestLog:
             status = status or 500
             raise
         finally:
-            metrics.open_requests.dec()
-            seconds = perf_counter() - began
-            noted.outcome = _outcome(noted, status)
-            route = _route(scope["path"])
-            metrics.count_request(route, scope["method"], status)
-            if route == PATH:
-                metrics.count_operation(noted, status, seconds)
-            self._log(scope, noted, route, status, seconds, size)
-
-    def _log(self, scope: Scope, noted: Facts, route: str, status: int, seconds: float, size: int) -> None:
-        slow = seconds * 1000 >= self._slow_ms
-        if route in HEALTH or route == STATIC:
-            level = logging.DEBUG
-        else:
-            level = logging.WARNING if slow or status >= 500 else logging.INFO  # noqa: PLR2004  # HTTP's own number
-        if log.isEnabledFor(level):
-            message = "slow request" if slow else "request"
-            log.log(level, message, extra={FIELDS: _fields(scope, noted, status, seconds, size)})
+            metrics.open_requests.value -= 1
+            conclude(noted, scope["method"], scope["path"], status, perf_counter() - began, size, self._slow_ms)
 
 
-def _fields(scope: Scope, noted: Facts, status: int, seconds: float, size: int) -> dict[str, Any]:
+def conclude(noted: Facts, method: str, path: str, status: int, seconds: float, size: int, slow_ms: int) -> None:
+    """Count and log a request that has come to its end."""
+    noted.outcome = _outcome(noted, status)
+    route = _route(path)
+    metrics.count_request(route, method, status)
+    if route == PATH:
+        metrics.count_operation(noted, status, seconds)
+    _log(noted, method, path, status, seconds, size, slow_ms)
+
+
+def _log(noted: Facts, method: str, path: str, status: int, seconds: float, size: int, slow_ms: int) -> None:
+    slow, route = seconds * 1000 >= slow_ms, _route(path)
+    if route in HEALTH or route == STATIC:
+        level = logging.DEBUG
+    else:
+        level = logging.WARNING if slow or status >= 500 else logging.INFO  # noqa: PLR2004  # HTTP's own number
+    if log.isEnabledFor(level):
+        message = "slow request" if slow else "request"
+        log.log(level, message, extra={FIELDS: _fields(noted, method, path, status, seconds, size)})
+
+
+def conclude_well(noted: Facts, seconds: float, size: int, slow_ms: int) -> None:
+    """The same, quicker, of an operation that was answered without an error."""
+    metrics.count_answer(noted.operation, noted.kind, seconds)
+    if seconds * 1000 >= slow_ms or log.isEnabledFor(logging.INFO):
+        _log(noted, "POST", PATH, HTTPStatus.OK, seconds, size, slow_ms)
+
+
+def _fields(noted: Facts, method: str, path: str, status: int, seconds: float, size: int) -> dict[str, Any]:
     """Neither the query string, for it may be a signature or variables, nor any header."""
     fields: dict[str, Any] = {
-        "method": scope["method"],
-        "path": scope["path"][:PATH_CHARACTERS],
+        "method": method,
+        "path": path[:PATH_CHARACTERS],
         "status": status,
         "duration_ms": round(seconds * 1000, 1),
         "bytes": size,
@@ -107,6 +120,10 @@ def _request_id(scope: Scope) -> str:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             given: str = value.decode()
             return given
+    return new_id()
+
+
+def new_id() -> str:
     return f"{random.getrandbits(64):016x}"  # it tells requests apart, and opens nothing
 
 

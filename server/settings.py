@@ -115,7 +115,7 @@ class Settings:
     database_wait: int = setting(
         30, whole(0, 3600), "Seconds to wait at the start for a database that is not there yet."
     )
-    pool_size: int = setting(10, whole(1, 200), "Connections of one process for mutations.")
+    pool_size: int = setting(10, whole(4, 200), "Connections of one process for mutations.")
     read_pool_size: int = setting(6, whole(3, 200), "Connections of one process for queries.")
     redis_budget_ms: int = setting(
         50, whole(1, 5000), "Milliseconds that a read or a mutation waits for Redis, before it does without."
@@ -153,6 +153,12 @@ class Settings:
     )
     metrics_host: str | None = setting(
         None, TEXT, "The address of that port, which asks nobody who they are. Without it: that of the service."
+    )
+    fast_path: str = setting(
+        "on",
+        one_of("on", "off"),
+        "Whether queries that were seen before are answered by code that was compiled for them. The answers are the "
+        "same; `off` is for finding out whether they are.",
     )
     execution_timeout: int = setting(15, whole(1, 300), "Seconds that one operation may take.")
     max_body_bytes: int = setting(

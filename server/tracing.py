@@ -7,27 +7,29 @@ by the variables that all of OpenTelemetry's exporters know (`OTEL_…`).
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-from opentelemetry.instrumentation.redis import RedisInstrumentor
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
-from opentelemetry.trace.status import Status
+from opentelemetry.trace import Link, Span, SpanKind, Tracer, TraceState, get_current_span
+from opentelemetry.trace.status import Status, StatusCode
 from opentelemetry.util.types import Attributes
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from db.bare import Pool
+from db.pipeline import Pipeline
 from resolvers import facts
 
 log = logging.getLogger(__name__)
@@ -53,21 +55,24 @@ class Traces:
         return Middleware(Traced, traces=self)
 
     @asynccontextmanager
-    async def following(self, *engines: AsyncEngine) -> AsyncIterator[None]:
+    async def following(self, redis: Pipeline, *pools: AsyncEngine | Pool) -> AsyncIterator[None]:
         """Trace what is sent over these pools, and to Redis, for as long as the block lasts."""
-        statements, commands = SQLAlchemyInstrumentor(), RedisInstrumentor()
+        statements = SQLAlchemyInstrumentor()
         statements.instrument(
-            engines=[engine.sync_engine for engine in engines],
+            engines=[pool.sync_engine for pool in pools if isinstance(pool, AsyncEngine)],
             tracer_provider=self.provider,
             meter_provider=NoOpMeterProvider(),
             skip_dep_check=True,  # it does not know yet that it works with SQLAlchemy 2.1
         )
-        commands.instrument(tracer_provider=self.provider)
+        tracer = self.provider.get_tracer("segmentql")
+        for pool in pools:
+            if isinstance(pool, Pool):
+                pool.following = partial(_statement, tracer)
+        redis.following = partial(_command, tracer)
         try:
             yield
         finally:
             statements.uninstrument()
-            commands.uninstrument()
 
     def finish(self) -> None:
         """Send what was not sent yet, if that is possible in a moment."""
@@ -77,6 +82,24 @@ class Traces:
         sending.join(FLUSH_SECONDS)
         if sending.is_alive():
             log.warning("the last traces could not be sent")
+
+
+def _statement(tracer: Tracer, statement: str) -> AbstractContextManager[Span]:
+    """A span as SQLAlchemy's instrumentor makes them."""
+    attributes = {"db.system": "postgresql", "db.statement": statement}
+    return tracer.start_as_current_span(statement.split(maxsplit=1)[0], kind=SpanKind.CLIENT, attributes=attributes)
+
+
+def _command(tracer: Tracer, name: str) -> Callable[[object], None]:
+    """A span of a command to Redis, which ends when it is told what came of it."""
+    span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes={"db.system": "redis"})
+
+    def answered(reply: object) -> None:
+        if isinstance(reply, Exception):
+            span.set_status(StatusCode.ERROR)
+        span.end()
+
+    return answered
 
 
 class Traced:

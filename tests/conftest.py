@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections, migrate
 from jobs.partitions import keep_ahead
-from server import embedded, protocol
+from server import embedded, fast_protocol
 from server.app import create_app
 from server.embedded import Servers
 from server.settings import Settings
@@ -159,7 +159,7 @@ def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(changed),
-                http=protocol.bounded(changed.max_header_bytes),
+                http=fast_protocol.bounded(changed.max_header_bytes),
                 log_config=None,
                 access_log=False,
                 ws="none",

@@ -25,7 +25,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schema.api import schema as api_schema
-from server import protocol
+from server import fast_protocol, protocol
 
 JSON = "application/json"
 GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -512,7 +512,7 @@ async def test_who_does_not_read_an_answer_is_cut_off(serve: Serve, monkeypatch:
 async def test_connections_that_ask_nothing_make_room_for_those_that_do(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_most_connections", lambda: 5)
+    monkeypatch.setattr(fast_protocol, "most_connections", lambda: 5)
     async with serve() as client:
         silent = [await connected(client) for _ in range(5)]
         assert (await client.http.get("/healthz")).status_code == 200
@@ -524,7 +524,7 @@ async def test_connections_that_ask_nothing_make_room_for_those_that_do(
 async def test_when_all_connections_are_at_work_another_is_told_so(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_most_connections", lambda: 3)
+    monkeypatch.setattr(fast_protocol, "most_connections", lambda: 3)
     async with serve() as client:
         busy = [await connected(client) for _ in range(3)]
         for _, writer in busy:

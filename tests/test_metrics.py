@@ -72,7 +72,7 @@ async def test_what_nobody_has_expected_is_counted_as_a_failure(serve: Serve, mo
     def fails(*_: object) -> None:
         raise RuntimeError
 
-    async with serve() as client:
+    async with serve(fast_path="off") as client:
         for name in ("encode_json", "parse_json"):
             monkeypatch.setattr(GraphQLView, name, fails)
             assert (await client.http.post("/graphql", json={"query": "query Named { __typename }"})).status_code == 500
@@ -127,22 +127,24 @@ async def test_refusals_and_replays_of_mutations_are_counted(serve: Serve) -> No
 
 
 async def test_pools_show_who_works_and_who_waits(serve: Serve, engine: AsyncEngine) -> None:
-    statements = Change("segmentql_statements_total", pool="reader")
+    statements = Change("segmentql_statements_total", pool="memberships")
     async with serve(read_pool_size=3) as client:
         await client.ask("{ __typename }")  # it has started
-        assert value("segmentql_pool_size", pool="reader") == 3
+        # One is the catalogue's, and one for all other queries.
+        assert value("segmentql_pool_size", pool="reader") == 2
+        assert value("segmentql_pool_size", pool="memberships") == 1
         async with engine.begin() as tx:
             await tx.execute(text("LOCK TABLE memberships IN ACCESS EXCLUSIVE MODE"))
             asking = asyncio.create_task(client.post(MEMBERSHIPS, {"id": "7", "freshness": "LATEST"}))
             async with asyncio.timeout(5):
-                while value("segmentql_pool_in_use", pool="reader") == 0:
+                while value("segmentql_pool_in_use", pool="memberships") == 0:
                     await asyncio.sleep(0.01)
             assert value("segmentql_http_requests_open") == 1
-            assert value("segmentql_pool_waiting", pool="reader") == 0
+            assert value("segmentql_pool_waiting", pool="memberships") == 0
         await asking
-        assert value("segmentql_pool_in_use", pool="reader") == 0
+        assert value("segmentql_pool_in_use", pool="memberships") == 0
         assert statements.by > 0
-    assert REGISTRY.get_sample_value("segmentql_pool_size", {"pool": "reader"}) is None
+    assert REGISTRY.get_sample_value("segmentql_pool_size", {"pool": "memberships"}) is None
 
 
 async def test_tasks_that_wait_are_counted_by_those_who_work_them_off(serve: Serve, engine: AsyncEngine) -> None:

@@ -46,6 +46,7 @@ def test_everything_can_be_set() -> None:
         "log_format": "json",
         "metrics_host": "127.0.0.2",
         "tracing": "otlp",
+        "fast_path": "off",
     }
     lists = {
         "allowed_hosts": "segments.example.com,*.example.com,[::1]",
@@ -85,7 +86,7 @@ def test_a_list_may_have_spaces_and_names_are_the_same_in_capitals() -> None:
         ("UNAUTHENTICATED", "yes", "loopback or anywhere"),
         ("DATA_DIR", "", "a folder"),
         ("DATABASE_WAIT", "1.5", "a whole number from 0 to 3600"),
-        ("POOL_SIZE", "0", "a whole number from 1 to 200"),
+        ("POOL_SIZE", "3", "a whole number from 4 to 200"),
         ("READ_POOL_SIZE", "2", "a whole number from 3 to 200"),
         ("REDIS_BUDGET_MS", "0", "a whole number from 1 to 5000"),
         ("EXECUTION_TIMEOUT", "0", "a whole number from 1 to 300"),

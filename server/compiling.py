@@ -1,0 +1,240 @@
+"""From an operation that was found valid to Python that answers it: what it asks for is worked out once.
+
+The code calls the resolvers and reads the records that graphql-core would. It knows right answers alone: whatever is
+out of the ordinary, while it is written or while it runs, is left to graphql-core, which begins anew
+(server/plans.py). For `query ($id: ID!) { user(id: $id) { segments { slug } } }` it is, with telling names:
+
+    def user(r, run, v):
+        made = {"segments": None}
+        run.resolve(user_segments(user=r, info=run), made, "segments", segments, v)
+        return made
+
+    def segments(given, run, v):
+        return [{"slug": x if type(x := each.slug) is str else leaf(serialize_string, x)} for each in listed(given)]
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from graphql import (
+    FieldNode,
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLLeafType,
+    GraphQLList,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    OperationType,
+    get_nullable_type,
+    is_leaf_type,
+)
+from graphql.execution.collect_fields import FieldDetails, FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.values import VariableValues
+from strawberry.schema.base import BaseSchema
+from strawberry.types.field import StrawberryField
+
+from db.clock import NEVER, as_text
+from schema.fields import INSTANT, any_record
+from server.compiled_arguments import Variables, arguments
+from server.compiled_values import SurpriseError, leaf, leaf_or_null, listed, present, rendered
+from server.validation import Fragments
+
+# What answers: from the request's run (server/plans.py) and its variables to the answer's `data`.
+Answer = Callable[[Any, Any, Mapping[str, Any]], dict[str, Any]]
+Details = list[FieldDetails]
+Grouped = Mapping[str, Details]
+# What GraphQL's own scalars leave as it is; every other value is converted as graphql-core does.
+AS_IT_IS = {"String": "str", "ID": "str", "Boolean": "bool"}
+# More is not compiled: that would take longer than a request may keep others waiting.
+MOST_FIELDS = 200
+
+
+def compiled(
+    schema: BaseSchema,
+    fragments: Fragments,
+    operation: OperationDefinitionNode,
+    variables: Variables,
+    coerced: Mapping[str, Any],
+) -> tuple[Answer, bool]:
+    """What answers the operation as long as the variables that its directives depend on have these values.
+
+    And whether users' memberships are all that it waits for. Raises SurpriseError for what does not compile.
+    """
+    program = Program(schema, fragments, operation, variables, coerced)
+    name = program.write()
+    return program.run()[name], program.only_memberships
+
+
+class Program:
+    """Collects lines of code, and what they name."""
+
+    def __init__(
+        self,
+        schema: BaseSchema,
+        fragments: Fragments,
+        operation: OperationDefinitionNode,
+        variables: Variables,
+        coerced: Mapping[str, Any],
+    ) -> None:
+        self._schema: GraphQLSchema = schema._schema  # type: ignore[attr-defined]  # noqa: SLF001  # the one way to graphql-core's schema
+        self._built = schema
+        self._fragments = {name: FragmentDetails(definition) for name, definition in fragments.items()}
+        self._operation = operation
+        self._variables = variables
+        self._values = VariableValues({}, dict(coerced))
+        self._lines: list[str] = []
+        self._names: dict[str, Any] = {}
+        self._used = self._fields = 0
+        for function in (leaf, leaf_or_null, listed, present, rendered, as_text):
+            self._names[function.__name__] = function
+        self.only_memberships = True
+
+    def write(self) -> str:
+        root = self._schema.get_root_type(self._operation.operation)
+        assert root is not None
+        grouped, *_ = collect_fields(self._schema, self._fragments, self._values, root, self._operation)
+        # Those of a mutation happen one after the other.
+        if self._operation.operation is not OperationType.QUERY and len(grouped) > 1:
+            raise SurpriseError
+        return self._function("r", f"return {self._object('r', root, grouped)}")
+
+    def run(self) -> dict[str, Any]:
+        # The names in it are ours, or GraphQL's, which cannot be anything else; everything else is named.
+        exec(compile("\n".join(self._lines), "<compiled query>", "exec"), self._names)  # noqa: S102  # see above
+        return self._names
+
+    def _object(self, record: str, type_: GraphQLObjectType, grouped: Grouped) -> str:
+        """An expression that makes the object of a record, which another expression gives."""
+        self._fields += len(grouped)
+        if self._fields > MOST_FIELDS:
+            raise SurpriseError
+        fields = {key: (_definition(type_, details[0].node), details) for key, details in grouped.items()}
+        if any(definition is not None and _declared(definition).base_resolver for definition, _ in fields.values()):
+            return f"{self._resolving(type_, fields)}({record}, run, v)"
+        made = ", ".join(f"{key!r}: {self._plain(record, type_, *field)}" for key, field in fields.items())
+        # Reading an attribute of what is not there fails; where none is read, nobody would notice.
+        read = any(definition is not None for definition, _ in fields.values())
+        return f"{{{made}}}" if read else f"(present({record}) and {{{made}}})"
+
+    def _resolving(self, type_: GraphQLObjectType, fields: "Mapping[str, tuple[GraphQLField | None, Details]]") -> str:
+        """A function that makes an object some of whose fields have resolvers; its name.
+
+        What has to be waited for leaves its place empty, and fills it when it is there.
+        """
+        made, calls = [], []
+        for key, (definition, details) in fields.items():
+            if definition is None or _declared(definition).base_resolver is None:
+                made.append(f"{key!r}: {self._plain('r', type_, definition, details)}")
+            else:
+                made.append(f"{key!r}: None")
+                completed = self._completing(definition.type, details)
+                called = self._call(definition, details[0].node)
+                calls.append(f"run.resolve({called}, made, {key!r}, {completed}, v)")
+        return self._function("r", f"made = {{{', '.join(made)}}}", *calls, "return made")
+
+    def _completing(self, type_: GraphQLOutputType, details: Details) -> str:
+        """A function that completes what a resolver gave; its name."""
+        value = self._value("given", type_, details)
+        made = self._function("given", f"return {value}")
+        # What depends on nothing but the list is the same each time (a name that only looks like it does no harm).
+        if not isinstance(get_nullable_type(type_), GraphQLList) or "run" in value:
+            return made
+        return self._function("given", f"return rendered(given, {made})")
+
+    def _plain(self, record: str, type_: GraphQLObjectType, definition: GraphQLField | None, details: Details) -> str:
+        if definition is None:
+            return repr(type_.name)
+        declared = _declared(definition)
+        if (instant := declared.metadata.get(INSTANT)) is not None:
+            if isinstance(definition.type, GraphQLNonNull):
+                return f"as_text({record}.{instant})"  # of what never comes there is none
+            found = self._unused("found")
+            return f"None if ({found} := {record}.{instant}) == {NEVER} else as_text({found})"
+        return self._value(f"{record}.{declared.python_name}", definition.type, details)
+
+    def _value(self, given: str, type_: GraphQLOutputType, details: Details) -> str:
+        """An expression that completes what another one gives."""
+        nullable = not isinstance(type_, GraphQLNonNull)
+        inner = type_.of_type if isinstance(type_, GraphQLNonNull) else type_
+        if is_leaf_type(inner):
+            return self._leaf(given, inner, nullable=nullable)
+        found = self._unused("found") if nullable else given
+        if isinstance(inner, GraphQLList):
+            each = self._unused("each")
+            completed = f"[{self._value(each, inner.of_type, details)} for {each} in listed({found})]"
+        elif isinstance(inner, GraphQLObjectType) and inner.is_type_of in (None, any_record):
+            grouped, *_ = collect_subfields(
+                self._schema, self._fragments, self._values, self._operation, inner, details
+            )
+            completed = self._object(found, inner, grouped)
+        else:
+            # Of an interface or a union only the record would tell what it is.
+            raise SurpriseError
+        return f"None if ({found} := {given}) is None else {completed}" if nullable else completed
+
+    def _leaf(self, given: str, type_: GraphQLLeafType, *, nullable: bool) -> str:
+        function = "leaf_or_null" if nullable else "leaf"
+        serialize = self._named("serialize", type_.coerce_output_value)
+        if isinstance(type_, GraphQLEnumType) and not nullable:
+            return f"{self._named('names', _names(type_))}[{given}]"
+        python = AS_IT_IS.get(type_.name)
+        if python is None:
+            return f"{function}({serialize}, {given})"
+        found = self._unused("found")
+        return f"{found} if type({found} := {given}) is {python} else {function}({serialize}, {found})"
+
+    def _call(self, definition: GraphQLField, node: FieldNode) -> str:
+        """An expression that calls a field's resolver."""
+        declared = _declared(definition)
+        resolver = declared.base_resolver
+        assert resolver is not None
+        if declared.extensions or resolver.self_parameter is not None or resolver.root_parameter is not None:
+            raise SurpriseError
+        if inspect.iscoroutinefunction(resolver.wrapped_func):
+            self.only_memberships = False
+        given = list(arguments(definition, declared, node, self._variables, self._named, self._built))
+        for parameter, value in ((resolver.parent_parameter, "r"), (resolver.info_parameter, "run")):
+            if parameter is not None:
+                given.append(f"{parameter.name}={value}")
+        return f"{self._named('resolve', resolver.wrapped_func)}({', '.join(given)})"
+
+    def _function(self, parameter: str, *lines: str) -> str:
+        name = self._unused("function")
+        self._lines += [f"def {name}({parameter}, run, v):", *(f"    {line}" for line in lines)]
+        return name
+
+    def _named(self, hint: str, value: object) -> str:
+        name = self._unused(hint)
+        self._names[name] = value
+        return name
+
+    def _unused(self, hint: str) -> str:
+        self._used += 1
+        return f"{hint}_{self._used}"
+
+
+def _definition(type_: GraphQLObjectType, node: FieldNode) -> GraphQLField | None:
+    """None: it is `__typename`."""
+    if node.name.value == "__typename":
+        return None
+    definition: GraphQLField | None = type_.fields.get(node.name.value)
+    if definition is None:  # introspection
+        raise SurpriseError
+    return definition
+
+
+def _names(type_: GraphQLEnumType) -> dict[object, str]:
+    """What the values of an enum are called in answers; of any other there is none."""
+    values = [defined.value for defined in type_.values.values()]
+    return {value: type_.coerce_output_value(value) for value in values}
+
+
+def _declared(definition: GraphQLField) -> StrawberryField:
+    declared = definition.extensions.get("strawberry-definition")
+    if not isinstance(declared, StrawberryField):
+        raise SurpriseError
+    return declared

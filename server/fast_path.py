@@ -1,0 +1,264 @@
+"""The short way of a query that was seen before: in as bytes, out as bytes, and nothing done twice.
+
+It does what the middleware does (server/app.py), for requests that are as nearly all of them are: a small JSON body to
+`/graphql` from a caller who is known. Every other request, and every answer that is not simply the right one, goes the
+long way from the start; what it has paid for already is not taken again.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import orjson
+
+from db.limiter import Limiter
+from resolvers import facts
+from resolvers.callers import ANONYMOUS, Caller
+from resolvers.context import Context
+from resolvers.facts import Facts
+from server import exposure, metrics
+from server.accept import JSON, negotiated
+from server.addresses import NOWHERE, neighbourhood
+from server.admission import Bill, Gate, bucket_of_address, bucket_of_client, standing
+from server.authentication import bearer, remembered
+from server.compiling import Answer
+from server.graphql import HEADER_CHARACTERS, PATH, has_long_numbers, is_json
+from server.hosts import PASSED_ON, Names
+from server.jwt import Jwts
+from server.known_tokens import KnownTokens
+from server.leaving import Leaving
+from server.middleware import SHARE_BYTES
+from server.plans import ROOT, Plan, Plans, Run
+from server.requests import REQUEST_ID, conclude, conclude_well, new_id
+from server.settings import Settings
+from server.traffic import Traffic
+
+# Values of a header that are remembered: callers do not have many.
+VALUES = 200
+CONTENT_TYPE, LENGTH, HOST, ACCEPT, AUTHORIZATION, ID = 1, 2, 4, 8, 16, 32
+HEADERS = {
+    b"content-type": CONTENT_TYPE,
+    b"content-length": LENGTH,
+    b"host": HOST,
+    b"accept": ACCEPT,
+    b"authorization": AUTHORIZATION,
+    b"x-request-id": ID,
+}
+# What has to be there.
+NEEDED = CONTENT_TYPE | LENGTH | HOST
+# Who sends these wants more than an answer, or comes from further away.
+UNUSUAL = frozenset({b"origin", b"expect", b"transfer-encoding", b"upgrade"})
+KEPT = frozenset({b"keep-alive", b"Keep-Alive"})
+
+
+class Asked(NamedTuple):
+    """What the headers of a request say, if they are as they should be; the next one's say the same."""
+
+    caller: Caller
+    # That of the caller's scope.
+    rank: int
+    # What the caller has shown, to be looked at each time.
+    shown: str | None
+    media: str
+    # As the caller chose it.
+    request_id: str | None
+    host: bytes
+    bucket: str
+
+
+@dataclass(slots=True)
+class Begun:
+    """An answer that is under way."""
+
+    asked: Asked
+    bill: Bill
+    plan: Plan
+    answer: Answer
+    coerced: Mapping[str, Any]
+    points: int
+    run: Run
+    # None: it has not begun, and is paid for first.
+    data: dict[str, Any] | None
+    noted: Facts
+    # By perf_counter.
+    began: float
+
+
+class FastPath:
+    """Answers what it can, for as long as the application runs: `state` is what its requests share."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plans: Plans,
+        gate: Gate,
+        leaving: Leaving,
+        headers: Mapping[str, str],
+        state: Mapping[str, Any],
+    ) -> None:
+        self._plans = plans
+        self._gate = gate
+        self._leaving = leaving
+        # What finds room always: see server/middleware.py.
+        self._most_bytes = min(SHARE_BYTES, settings.max_body_bytes)
+        self._slow_ms = settings.slow_ms
+        self._execution_timeout = settings.execution_timeout
+        self._public_url = settings.public_url
+        self._standard = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        self._shared: Context = state["context"]
+        self._tokens: KnownTokens = state["tokens"]
+        self._jwts: Jwts | None = state["jwts"]
+        self._limiter: Limiter = state["limiter"]
+        self._traffic: Traffic = state["traffic"]
+        self._authenticated = settings.authentication == "required"
+        # What a proxy says of its callers' addresses matters where nobody says who they are.
+        looking = exposure.takes_direct_requests_alone(settings) or settings.trusted_proxies
+        self._unusual = UNUSUAL | PASSED_ON if looking and not self._authenticated else UNUSUAL
+        names = Names(exposure.allowed_hosts(settings))
+        self._is_json = _remembering(lambda value: is_json(value.decode("latin-1")))
+        self._is_ours = _remembering(lambda value: names.named(value.decode("latin-1")) is not None)
+        self._negotiated = _remembering(lambda value: negotiated(value.decode("latin-1")[:HEADER_CHARACTERS]))
+        self._bucket = _remembering(lambda host: bucket_of_address(neighbourhood(host)))
+
+    def asked(self, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Asked | None:
+        """What a POST to PATH is, by its headers; None: it goes the long way."""
+        seen, found = 0, dict[int, bytes]()
+        for name, value in headers:
+            kind = HEADERS.get(name)
+            if kind is not None:
+                if seen & kind:
+                    return None
+                seen |= kind
+                found[kind] = value
+            elif name in self._unusual or (name == b"connection" and value not in KEPT):
+                return None
+        if seen & NEEDED != NEEDED:
+            return None
+        media = self._negotiated(found[ACCEPT]) if ACCEPT in found else JSON
+        if media is None or not self._is_json(found[CONTENT_TYPE]) or not self._is_ours(found[HOST]):
+            return None
+        caller, shown, bucket = ANONYMOUS, None, ""
+        if self._authenticated:
+            shown = bearer(found.get(AUTHORIZATION, b"").decode("latin-1"))
+        else:
+            bucket = self._bucket(NOWHERE if client is None else client[0])
+        given = found.get(ID)
+        request_id = given.decode() if given is not None and REQUEST_ID.fullmatch(given) else None
+        return self.asked_again(
+            Asked(caller, caller.rank, shown, media, request_id, found[HOST], bucket), found[LENGTH]
+        )
+
+    def asked_again(self, asked: Asked, length: bytes) -> Asked | None:
+        """The same for a request with the same headers but for its length: what may have changed since is looked at."""
+        if int(length) > self._most_bytes or self._leaving.begun:
+            return None
+        if self._authenticated:
+            caller = None if asked.shown is None else remembered(asked.shown, self._tokens, self._jwts)
+            if caller is None:
+                return None
+            if caller is not asked.caller:
+                asked = asked._replace(caller=caller, rank=caller.rank, bucket=bucket_of_client(caller))
+        return asked if self._gate.is_open(asked.bucket) else None
+
+    def begin(self, asked: Asked, body: bytes, scheme: str) -> Begun | None:
+        """Find out what is asked, and ask for the memberships that it takes; None: it goes the long way.
+
+        Nobody sees them who cannot pay for them.
+        """
+        began = perf_counter()
+        # Others may have come in since the headers were looked at.
+        if not self._gate.is_open(asked.bucket):
+            return None
+        try:
+            given = orjson.loads(body)
+            if has_long_numbers(body) or given.get("extensions") is not None:
+                return None
+            plan = self._plans.find(given.get("query"), given.get("operationName"))
+            if plan is None or asked.rank < plan.rank:
+                return None
+            variables = given.get("variables")
+            if variables is None:
+                variables = {}
+            elif type(variables) is not dict:
+                return None
+            coerced = plan.variables.coerced(variables)
+            answer, only_memberships = plan.answer(coerced)
+            points = plan.price.points(variables)
+            origin = partial(self._origin, scheme, asked.host)
+            run = Run(self._shared.of(asked.caller, asked.bucket, origin), plan.field_name)
+            # Whoever reads for it from now on notes it here.
+            noted = facts.begin()
+            data = answer(ROOT, run, coerced) if only_memberships else None
+            run.ask()
+        except Exception:  # noqa: BLE001  # whatever it was: graphql-core says it
+            return None
+        self._traffic.note()
+        self._gate.enter(asked.bucket)
+        metrics.open_requests.value += 1
+        bill = Bill(asked.bucket, self._limiter, self._gate.policy, self._gate.empty)
+        return Begun(asked, bill, plan, answer, coerced, points, run, data, noted, began)
+
+    async def finish(self, begun: Begun) -> tuple[bytes, bytes] | None:
+        """The rest of the headers, and the body; None: it goes the long way."""
+        noted = begun.noted
+        try:
+            await begun.bill.pay(begun.points)
+            data = begun.data
+            if data is None:
+                async with asyncio.timeout(self._execution_timeout):
+                    data = begun.answer(ROOT, begun.run, begun.coerced)
+                    await begun.run.finish()
+            else:
+                # What Redis and PostgreSQL may take has bounds of its own, which are shorter.
+                await begun.run.finish()
+            body = orjson.dumps({"data": data})
+        except Exception:  # noqa: BLE001  # as above
+            await begun.run.abandon()
+            return None
+        except asyncio.CancelledError:
+            await begun.run.abandon()
+            raise
+        finally:
+            self._gate.leave(begun.asked.bucket)
+            metrics.open_requests.value -= 1
+        asked, plan = begun.asked, begun.plan
+        request_id = noted.request_id = asked.request_id or new_id()
+        noted.client, noted.document, noted.operation, noted.kind = asked.caller.client, plan.hash, plan.name, plan.kind
+        seconds = perf_counter() - begun.began
+        if noted.code is None:
+            conclude_well(noted, seconds, len(body), self._slow_ms)
+        else:
+            conclude(noted, "POST", PATH, 200, seconds, len(body), self._slow_ms)
+        head = (
+            f"content-type: {asked.media}; charset=utf-8\r\ncontent-length: {len(body)}\r\n{self._standard}"
+            f"{self._standing(begun.bill)}x-request-id: {request_id}\r\n\r\n"
+        )
+        return head.encode(), body
+
+    def _origin(self, scheme: str, host: bytes) -> str:
+        return self._public_url or f"{scheme}://{host.decode('latin-1')}"
+
+    def _standing(self, bill: Bill) -> str:
+        if bill.policy is None or bill.verdict is None:
+            return ""
+        named = standing(bill.policy, bill.verdict.remaining, bill.verdict.reset_ms)
+        return "".join(f"{name.lower()}: {value}\r\n" for name, value in named.items())
+
+
+def _remembering(judge: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same, of what was judged before without judging it again."""
+    known: dict[Any, Any] = {}
+
+    def judged(value: Any) -> Any:
+        try:
+            return known[value]
+        except KeyError:
+            if len(known) >= VALUES:
+                known.clear()
+            found = known[value] = judge(value)
+            return found
+
+    return judged

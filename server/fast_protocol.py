@@ -1,0 +1,199 @@
+"""Where requests that can go the short way leave uvicorn's: without ASGI's messages, and written at once."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from server.fast_path import Asked, Begun, FastPath
+from server.graphql import PATH
+from server.protocol import Bounds, Protocol, most_connections
+
+RAW_PATH = PATH.encode()
+# How long a body has to arrive before it is left to those who wait for slow ones.
+BODY_SECONDS = 1
+LENGTH = b"content-length"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def bounded(max_header_bytes: int) -> Any:
+    """For uvicorn's setting `http`: what it makes of each connection."""
+    return partial(FastProtocol, Bounds(max_header_bytes, most_connections()))
+
+
+class FastCycle:
+    """A request on the short way. To its connection it looks like one of uvicorn's."""
+
+    __slots__ = (
+        "asked",
+        "body",
+        "disconnected",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "protocol",
+        "response_complete",
+        "response_started",
+        "task",
+        "timer",
+    )
+
+    def __init__(self, protocol: "FastProtocol", asked: Asked, headers: Headers) -> None:
+        self.protocol = protocol
+        self.asked = asked
+        self.headers = headers
+        self.body = b""
+        self.more_body = self.keep_alive = True
+        self.disconnected = self.response_started = self.response_complete = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def message_event(self) -> "FastCycle":
+        return self
+
+    def set(self) -> None:
+        """What uvicorn tells whoever waits for the body."""
+        if self.disconnected or not (self.more_body or self.response_started):
+            self._disarm()
+            if not self.response_started:
+                self.response_started = True
+                # Who has left in the middle of a body has asked nothing.
+                (self.protocol.hand_over if self.more_body else self.protocol.begin)(self)
+
+    def wait(self) -> None:
+        """There is more to come: not for long."""
+        if self.timer is None and not self.response_started:
+            self.timer = self.protocol.loop.call_later(BODY_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self.response_started = True
+        self.protocol.hand_over(self)
+
+    def _disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class FastProtocol(Protocol):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fast: FastPath | None = self.app_state.get("fast_path")
+        # What the last request's headers meant: nearly always the next one's are the same.
+        self._last: tuple[Headers, int, Asked] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_body and type(self.cycle) is FastCycle:
+            self.cycle.wait()
+
+    def begin_message(self) -> None:
+        """Nothing of what uvicorn prepares is needed yet."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def start_cycle(self) -> None:
+        if (
+            self._fast is not None
+            and self.url == RAW_PATH
+            and not self.root_path
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and (asked := self._asked(self._fast)) is not None
+        ):
+            self.cycle = FastCycle(self, asked, self.headers)
+        else:
+            self._prepare(self.headers)
+            super().start_cycle()
+
+    def _prepare(self, headers: Headers) -> None:
+        """Make up for what `begin_message` has left out."""
+        url, expect = self.url, self.expect_100_continue
+        super().begin_message()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += headers
+
+    def _asked(self, path: FastPath) -> Asked | None:
+        headers = self.headers
+        if self._last is not None:
+            known, length, asked = self._last
+            if (
+                len(headers) == len(known)
+                and headers[length][0] == LENGTH
+                and headers[:length] == known[:length]
+                and headers[length + 1 :] == known[length + 1 :]
+            ):
+                return path.asked_again(asked, headers[length][1])
+        found = path.asked(headers, self.client)
+        if found is not None:
+            length = next(place for place, (name, _) in enumerate(headers) if name == LENGTH)
+            self._last = headers, length, found
+        return found
+
+    def begin(self, cycle: FastCycle) -> None:
+        assert self._fast is not None
+        begun = self._fast.begin(cycle.asked, cycle.body, self.scheme or "http")
+        if begun is None:
+            self.hand_over(cycle)
+            return
+        cycle.task = self.loop.create_task(self._answer(self._fast, cycle, begun))
+        # The server waits for these when it ends.
+        self.tasks.add(cycle.task)
+
+    async def _answer(self, path: FastPath, cycle: FastCycle, begun: Begun) -> None:
+        try:
+            answer = await path.finish(begun)
+        finally:
+            self.tasks.discard(cycle.task)
+        if cycle.disconnected:
+            return
+        if answer is None:
+            self.hand_over(cycle, begun)
+            return
+        lines = [STATUS_LINE[200]]
+        for name, value in self.server_state.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += answer
+        self.transport.write(b"".join(lines))
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def hand_over(self, cycle: FastCycle, begun: Begun | None = None) -> None:
+        """Have the request answered the long way, as if it had gone it from the start; what is paid is paid."""
+        ours = self.url, self.headers, self.scope
+        self._prepare(cycle.headers)
+        scope = self.scope
+        self.url, self.headers, self.scope = ours
+        scope["method"], scope["path"], scope["raw_path"], scope["query_string"] = "POST", PATH, RAW_PATH, b""
+        if begun is not None:
+            scope["state"] |= {"bill": begun.bill, "before": begun.run.context.outcomes, "began": begun.began}
+        handed = RequestResponseCycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=cycle.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        handed.body = bytearray(cycle.body)
+        handed.more_body = cycle.more_body
+        handed.disconnected = cycle.disconnected
+        handed.message_event.set()
+        if self.cycle is cycle:
+            self.cycle = handed
+        self._start_asgi_task(handed, self.app)
