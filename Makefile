@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts check schema lock graphiql clean
+.PHONY: help run test soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts check schema lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -22,6 +22,12 @@ test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run every test
 
 soak: $(VENV)/.dev  ## Run the tests that take minutes, and print what they measured
 	$(BIN)/python -m pytest -m soak -s --timeout 1800 $(ARGS)
+
+bench: $(VENV)/.dev bench/peers/node/node_modules/.ok  ## Measure SegmentQL beside other GraphQL servers: half an hour
+	$(BIN)/python -m bench.speed $(ARGS)
+
+bench-check: $(VENV)/.dev  ## See that the hot read has not become slower: a minute
+	$(BIN)/python -m bench.speed.guard $(ARGS)
 
 bench-jobs: $(VENV)/.dev  ## Measure reports, purge and cleanup against their bounds: a quarter of an hour
 	$(BIN)/python -m bench $(ARGS)
@@ -63,7 +69,7 @@ lock:  ## Renew the hash-locked dependencies (needs uv)
 			$${lock#*: } pyproject.toml -o requirements$${lock%%:*}.lock || exit 1; done
 
 clean:  ## Remove the environment; data in .segmentql stays
-	rm -rf .venv tests/node/node_modules
+	rm -rf .venv tests/node/node_modules bench/peers/node/node_modules
 
 $(VENV)/.run: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SegmentQL needs Python 3.11 or newer: make … PYTHON=python3.13")'
@@ -81,3 +87,7 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 # The audits of GraphQL over HTTP are Node's; without npm their test says so and is skipped, except in CI.
 tests/node/node_modules/.ok: tests/node/package.json
 	@if command -v npm >/dev/null; then cd tests/node && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok; fi
+
+# What SegmentQL is measured beside; without npm the measurement says so, and goes on without it.
+bench/peers/node/node_modules/.ok: bench/peers/node/package.json
+	@if command -v npm >/dev/null; then cd bench/peers/node && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok; fi

