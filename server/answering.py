@@ -49,7 +49,7 @@ def answer(
     # What is there now stays: looking through all of it for garbage again and again would stop everybody for 0.1 s.
     gc.collect()
     gc.freeze()
-    # What is kept for long is hardly ever garbage. The look at all of it stops everybody, so it comes once in millions of
+    # What is kept for long is hardly ever garbage. The look at all of it stops everybody: it comes once in millions of
     # requests; what is garbage is nearly always found by the looks at what is new.
     gc.set_threshold(10_000, 20, 500)
     Server(config, stop, leaving, settings.drain_seconds, everybody).run(sockets=[listener])
