@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +153,8 @@ class Pool:
             if turn.done() and not turn.cancelled():  # it had come just before
                 self._give_turn()
             else:
-                self._waiting.remove(turn)
+                with suppress(ValueError):  # its turn had come, when it was cancelled already
+                    self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise PoolTimeoutError(f"no connection of {self.size} was free in {WAIT_SECONDS} s") from error
             raise

@@ -230,14 +230,20 @@ class Cache:
         def received(reply: Any) -> None:
             if not isinstance(reply, Exception):
                 self._failures = 0
-                # What answered may be another server than before.
-                take(None if self._untold else b"" if reply is None else reply)
+                try:
+                    # What answered may be another server than before.
+                    take(None if self._untold else b"" if reply is None else reply)
+                except Exception:
+                    # Whatever somebody else has written there: whoever waits is not to wait for ever.
+                    log.exception("what Redis has answered cannot be understood")
+                    take(None)
                 return
             if not isinstance(reply, OutOfMemoryError):  # else it is merely full: then what is not stored is read
                 self._failed(reply)
             take(None)
 
-        if self.available:
+        # A change whose writer has not waited for it any longer must not be overtaken by what we read.
+        if self.available and not self.pipeline.is_behind(self._budget):
             self._send(command, received, self._budget)
         else:
             take(None)
@@ -251,10 +257,13 @@ class Cache:
 
     async def _change(self, *command: Any) -> None:
         """Run a command that others rely on; when it fails, Redis is not to be trusted until the state was removed."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self.available:
             self._untold += 1
+            # Perhaps it is back, and only the next look would tell: others may have been reading from it all the time.
+            self._send(("UNLINK", STATE), _once(answer), self._budget)
+            await answer
             return
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         # Whoever has asked may have left, and others rely on it all the same.
         def received(reply: Any) -> None:

@@ -79,10 +79,11 @@ class _Wire(asyncio.Protocol):
 class _Expected:
     """A command's place in the queue; `answered` is None when nobody waits any more."""
 
-    __slots__ = ("answered", "due")
+    __slots__ = ("answered", "due", "since")
 
-    def __init__(self, answered: Answered | None, due: float) -> None:
+    def __init__(self, answered: Answered | None, since: float, due: float) -> None:
         self.answered = answered
+        self.since = since
         self.due = due
 
 
@@ -112,14 +113,23 @@ class Pipeline:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
+    def is_behind(self, seconds: float) -> bool:
+        """Whether Redis has owed an answer for so long.
+
+        What is sent now would be read together with what has waited there all the time: before what others have sent
+        meanwhile, which must come first if they did not wait for its answer any longer than that.
+        """
+        return bool(self._expected) and asyncio.get_running_loop().time() - self._expected[0].since >= seconds
+
     def send(self, parts: tuple[Part, ...], answered: Answered, seconds: float) -> None:
         """Call `answered` once, with Redis's answer or with the error that there was instead; never at once."""
         if self.following is not None:
             answered = _both(self.following(str(parts[0])), answered)
         loop = asyncio.get_running_loop()
         self._unsent.append(hiredis.pack_command(parts))  # type: ignore[arg-type]  # it means any number of them
-        due = loop.time() + seconds
-        self._expected.append(_Expected(answered, due))
+        now = loop.time()
+        due = now + seconds
+        self._expected.append(_Expected(answered, now, due))
         if due < self._due:
             self._look_at(due)
         if not self._scheduled:
