@@ -6,6 +6,7 @@ long way from the start; what it has paid for already is not taken again.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +19,14 @@ from db.limiter import Limiter
 from resolvers import facts
 from resolvers.callers import ANONYMOUS, Caller
 from resolvers.context import Context
+from resolvers.errors import ApiError
 from resolvers.facts import Facts
 from server import exposure, metrics
 from server.accept import JSON, negotiated
 from server.addresses import NOWHERE, neighbourhood
 from server.admission import Bill, Gate, bucket_of_address, bucket_of_client, standing
 from server.authentication import bearer, remembered
+from server.compiled_values import SurpriseError
 from server.compiling import Answer
 from server.graphql import HEADER_CHARACTERS, PATH, has_long_numbers, is_json
 from server.hosts import PASSED_ON, Names
@@ -36,6 +39,7 @@ from server.requests import REQUEST_ID, conclude, conclude_well, new_id
 from server.settings import Settings
 from server.traffic import Traffic
 
+log = logging.getLogger(__name__)
 # Values of a header that are remembered: callers do not have many.
 VALUES = 200
 CONTENT_TYPE, LENGTH, HOST, ACCEPT, AUTHORIZATION, ID = 1, 2, 4, 8, 16, 32
@@ -47,6 +51,8 @@ HEADERS = {
     b"authorization": AUTHORIZATION,
     b"x-request-id": ID,
 }
+# Up to this price memberships are asked for before they are paid for.
+EARLY_POINTS = 2
 # What has to be there.
 NEEDED = CONTENT_TYPE | LENGTH | HOST
 # Who sends these wants more than an answer, or comes from further away.
@@ -187,11 +193,13 @@ class FastPath:
             coerced = plan.variables.coerced(variables)
             answer, only_memberships = plan.answer(coerced)
             points = plan.price.points(variables)
+            # Who cannot pay for much has it neither begun nor thrown away.
+            early = only_memberships and (self._gate.policy is None or points <= EARLY_POINTS)
             origin = partial(self._origin, scheme, asked.host)
             run = Run(self._shared.of(asked.caller, asked.bucket, origin), plan.field_name)
             # Whoever reads for it from now on notes it here.
             noted = facts.begin()
-            data = answer(ROOT, run, coerced) if only_memberships else None
+            data = answer(ROOT, run, coerced) if early else None
             run.ask()
         except Exception:  # noqa: BLE001  # whatever it was: graphql-core says it
             return None
@@ -215,8 +223,10 @@ class FastPath:
                 # What Redis and PostgreSQL may take has bounds of its own, which are shorter.
                 await begun.run.finish()
             body = orjson.dumps({"data": data})
-        except Exception:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # as above
             await begun.run.abandon()
+            if not isinstance(error, SurpriseError | ApiError):
+                log.info("an answer is begun anew: %s", type(error).__name__)
             return None
         except asyncio.CancelledError:
             await begun.run.abandon()

@@ -151,10 +151,10 @@ class FastProtocol(Protocol):
             answer = await path.finish(begun)
         finally:
             self.tasks.discard(cycle.task)
-        if cycle.disconnected:
-            return
         if answer is None:
             self.hand_over(cycle, begun)
+            return
+        if cycle.disconnected:
             return
         lines = [STATUS_LINE[200]]
         for name, value in self.server_state.default_headers:

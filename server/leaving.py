@@ -119,8 +119,10 @@ class Server(uvicorn.Server):
             # Those who wait to be let in are the others', and so is the socket.
             for server in self.servers:
                 server.close()
-        await self._finish_arriving()
-        await super().shutdown(sockets)
+        try:
+            await self._finish_arriving()
+        finally:
+            await super().shutdown(sockets)
 
     async def _everybody_leaves(self) -> bool:
         if self._everybody is None:
@@ -156,9 +158,9 @@ def _let_nobody_in(listener: socket.socket) -> None:
 
 def _is_arriving(connection: Any) -> bool:
     """Whether there is a part of a request that uvicorn has not made one of."""
-    cycle, scope = getattr(connection, "cycle", None), getattr(connection, "scope", None)
-    if scope is not None and (cycle is None or cycle.scope is not scope):
-        return True  # its headers are not complete
+    if getattr(connection, "in_headers", False):
+        return True
+    cycle = getattr(connection, "cycle", None)
     return (cycle is None or cycle.response_complete) and _unread([connection.transport])
 
 

@@ -85,6 +85,11 @@ class Protocol(HttpToolsProtocol):
         self._beside = 0
         self._too_large = self._refused = False
 
+    @property
+    def in_headers(self) -> bool:
+        """Whether a request has begun to arrive, and its headers are not complete."""
+        return self._in_headers
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         if len(self.connections) > self._bounds.connections:

@@ -62,7 +62,7 @@ async def test_points_are_counted_on_either_way_alike(serve: Serve, redis: Redis
     # While they are asked for a point or two may come back.
     assert all(abs(one - other) <= 1 for one, other in zip(*prices, strict=True)), prices
     assert min(prices[0][3:]) > 1
-    assert planned == {"plan": 5, "left": 2}
+    assert planned == {"plan": 5, "left": 3}
 
 
 async def test_who_has_no_points_is_told_so_on_either_way_alike(
