@@ -43,7 +43,7 @@ from db.cache_format import (
     parse_lists,
     parse_state,
 )
-from db.pipeline import Answered, Part, Pipeline, Script
+from db.pipeline import Answered, Part, Pipeline, Script, once
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Cache:
     async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
         """The state and the users' lists, in one command."""
         answer: asyncio.Future[Fetched | None] = asyncio.get_running_loop().create_future()
-        self.find(user_ids, _once(answer))
+        self.find(user_ids, once(answer))
         return await answer
 
     async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
@@ -223,7 +223,7 @@ class Cache:
     async def _answer(self, *command: Any) -> Any:
         """The command's answer, b"" when that is nil, or None when it cannot be had."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._read(command, _once(answer))
+        self._read(command, once(answer))
         return await answer
 
     def _read(self, command: tuple[Any, ...], take: Answered) -> None:
@@ -261,7 +261,7 @@ class Cache:
         if not self.available:
             self._untold += 1
             # Perhaps it is back, and only the next look would tell: others may have been reading from it all the time.
-            self._send(("UNLINK", STATE), _once(answer), self._budget)
+            self._send(("UNLINK", STATE), once(answer), self._budget)
             await answer
             return
 
@@ -306,7 +306,7 @@ class Cache:
         """Notice that Redis is away also without traffic, and come back to it only when nothing stale in it counts."""
         was_available, untold = self.available, self._untold
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._send(("PING",) if untold == 0 else ("UNLINK", STATE), _once(answer), HEALTH_SECONDS)
+        self._send(("PING",) if untold == 0 else ("UNLINK", STATE), once(answer), HEALTH_SECONDS)
         if isinstance(error := await answer, Exception):
             metrics.redis_failures.inc()
             self._leave(error)
@@ -317,11 +317,3 @@ class Cache:
         self._untold, self._failures, self.available = 0, 0, True
         metrics.redis_available.set(1)
         log.info("Redis answers, reads use it")
-
-
-def _once(answer: "asyncio.Future[Any]") -> Answered:
-    def take(reply: Any) -> None:
-        if not answer.done():  # whoever has asked may have left
-            answer.set_result(reply)
-
-    return take

@@ -256,3 +256,13 @@ def _both(one: Answered, other: Answered) -> Answered:
         other(reply)
 
     return answered
+
+
+def once(answer: "asyncio.Future[Any]") -> Answered:
+    """What tells it to whoever waits."""
+
+    def take(reply: Any) -> None:
+        if not answer.done():  # whoever has asked may have left
+            answer.set_result(reply)
+
+    return take

@@ -19,50 +19,10 @@ from resolvers.active import active
 from resolvers.catalogue import Catalogue
 from resolvers.kept import Keeping
 from resolvers.selecting import BATCH, Selecting
+from resolvers.together import Place, Together
 
 # How long a reader waits for one in another process that is just reading the same list, before it reads for itself.
 WAITS = (0.005, 0.01, 0.02)
-
-
-class Together:
-    """Several users' memberships that one caller waits for."""
-
-    __slots__ = ("answer", "found", "missing")
-
-    def __init__(self, answer: "asyncio.Future[list[list[Membership]]]", users: int) -> None:
-        self.answer = answer
-        self.found: list[list[Membership]] = [[]] * users
-        self.missing = users
-
-
-class Place:
-    """One of them. To whoever finds them it is a future."""
-
-    __slots__ = ("position", "together")
-
-    def __init__(self, together: Together, position: int) -> None:
-        self.together = together
-        self.position = position
-
-    def done(self) -> bool:
-        return self.together.answer.done()
-
-    def set_result(self, found: list[Membership]) -> None:
-        together = self.together
-        together.found[self.position] = found
-        together.missing -= 1
-        if not together.missing:
-            together.answer.set_result(together.found)
-
-    def set_exception(self, error: Exception) -> None:
-        self.together.answer.set_exception(error)
-
-    def exception(self) -> BaseException | None:
-        return self.together.answer.exception()
-
-    def cancel(self) -> None:
-        self.together.answer.cancel()
-
 
 # Of one batch: who waits for each user's memberships. Each has a future of its own, for each may leave alone.
 Waits = asyncio.Future[list[Membership]] | Place
