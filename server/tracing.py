@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, Span, SpanKind, Tracer, TraceState, get_current_span
 from opentelemetry.trace.status import Status, StatusCode
 from opentelemetry.util.types import Attributes
+from redis.exceptions import NoScriptError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -95,7 +96,8 @@ def _command(tracer: Tracer, name: str) -> Callable[[object], None]:
     span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes={"db.system": "redis"})
 
     def answered(reply: object) -> None:
-        if isinstance(reply, Exception):
+        # A script that Redis does not know yet is sent to it: nothing went wrong.
+        if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
             span.set_status(StatusCode.ERROR)
         span.end()
 

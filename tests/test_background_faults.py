@@ -171,14 +171,20 @@ async def test_connections_over_a_network_are_kept_alive(settings: Settings) -> 
     assert settings.database_url is not None
     url = make_url(settings.database_url)
 
+    forwarding: set[asyncio.Future[None]] = set()
+
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        forwarding.add(ended)
         there = await asyncio.open_unix_connection(f"{url.query['host']}/.s.PGSQL.5432")
-        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+        ended.set_result(None)
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while some := await reader.read(65_536):
             writer.write(some)
         writer.close()
+        await writer.wait_closed()
 
     async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
@@ -191,3 +197,5 @@ async def test_connections_over_a_network_are_kept_alive(settings: Settings) -> 
                 assert kept.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
                 assert kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
             await engine.dispose()
+        # Else their sockets would be somebody else's garbage.
+        await asyncio.wait_for(asyncio.gather(*forwarding), 10)
