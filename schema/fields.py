@@ -1,16 +1,21 @@
 """How a field names its resolver."""
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import strawberry
 from graphql import GraphQLInputObjectType, GraphQLObjectType, GraphQLSchema, Undefined
+from strawberry.parent import StrawberryParent
 
 from db.tables import Scope
 from schema.costs import COST, Cost
 
 # Under which a field keeps its scope.
 SCOPE = "scope"
+# Under which it keeps its resolver, as code that was compiled calls it.
+RESOLVER = "resolver"
 # Under which it keeps where else its instant is.
 INSTANT = "instant"
 
@@ -25,7 +30,30 @@ def resolved_by(
     The annotation on the class is the GraphQL type. The resolver returns a plain record with the same attributes, so
     the two Python types differ and this returns Any.
     """
-    return strawberry.field(resolver=resolver, description=description, metadata={SCOPE: scope, COST: cost})
+    metadata = {RESOLVER: resolver, SCOPE: scope, COST: cost}
+    return strawberry.field(resolver=_for_graphql(resolver), description=description, metadata=metadata)
+
+
+def _for_graphql(resolver: Callable[..., Any]) -> Callable[..., Any]:
+    """The resolver as graphql-core is to have it.
+
+    What one refuses at once makes it forget the coroutines of the others: so whoever may refuse does so in a coroutine.
+    Of a record alone nothing is refused.
+    """
+    parameters = inspect.signature(resolver).parameters.values()
+    if inspect.iscoroutinefunction(resolver) or all(map(_is_parent, parameters)):
+        return resolver
+
+    @wraps(resolver)
+    async def resolved(*args: Any, **kwargs: Any) -> Any:
+        found = resolver(*args, **kwargs)
+        return await found if inspect.isawaitable(found) else found
+
+    return resolved
+
+
+def _is_parent(parameter: inspect.Parameter) -> bool:
+    return any(isinstance(each, StrawberryParent) for each in getattr(parameter.annotation, "__metadata__", ()))
 
 
 def described(description: str, *, instant: str | None = None) -> Any:

@@ -38,7 +38,7 @@ from strawberry.schema.base import BaseSchema
 from strawberry.types.field import StrawberryField
 
 from db.clock import NEVER, as_text
-from schema.fields import INSTANT, any_record
+from schema.fields import INSTANT, RESOLVER, any_record
 from server.compiled_arguments import Variables, arguments
 from server.compiled_values import SurpriseError, leaf, leaf_or_null, listed, present, rendered
 from server.validation import Fragments
@@ -194,13 +194,14 @@ class Program:
         assert resolver is not None
         if declared.extensions or resolver.self_parameter is not None or resolver.root_parameter is not None:
             raise SurpriseError
-        if inspect.iscoroutinefunction(resolver.wrapped_func):
+        function = declared.metadata[RESOLVER]
+        if inspect.iscoroutinefunction(function):
             self.only_memberships = False
         given = list(arguments(definition, declared, node, self._variables, self._named, self._built))
         for parameter, value in ((resolver.parent_parameter, "r"), (resolver.info_parameter, "run")):
             if parameter is not None:
                 given.append(f"{parameter.name}={value}")
-        return f"{self._named('resolve', resolver.wrapped_func)}({', '.join(given)})"
+        return f"{self._named('resolve', function)}({', '.join(given)})"
 
     def _function(self, parameter: str, *lines: str) -> str:
         name = self._unused("function")
