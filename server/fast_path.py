@@ -1,4 +1,4 @@
-"""The short way of a query that was seen before: in as bytes, out as bytes, and nothing done twice.
+"""The short way of an operation that was seen before: in as bytes, out as bytes, and nothing done twice.
 
 It does what the middleware does (server/app.py), for requests that are as nearly all of them are: a small JSON body to
 `/graphql` from a caller who is known. Every other request, and every answer that is not simply the right one, goes the
@@ -7,9 +7,9 @@ long way from the start; what it has paid for already is not taken again.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ from server.known_tokens import KnownTokens
 from server.leaving import Leaving
 from server.middleware import SHARE_BYTES
 from server.plans import ROOT, Plan, Plans, Run
-from server.requests import REQUEST_ID, conclude, conclude_well, new_id
+from server.requests import REQUEST_ID, conclude, new_id
 from server.settings import Settings
 from server.traffic import Traffic
 
@@ -124,10 +124,10 @@ class FastPath:
         looking = exposure.takes_direct_requests_alone(settings) or settings.trusted_proxies
         self._unusual = UNUSUAL | PASSED_ON if looking and not self._authenticated else UNUSUAL
         names = Names(exposure.allowed_hosts(settings))
-        self._is_json = _remembering(lambda value: is_json(value.decode("latin-1")))
-        self._is_ours = _remembering(lambda value: names.named(value.decode("latin-1")) is not None)
-        self._negotiated = _remembering(lambda value: negotiated(value.decode("latin-1")[:HEADER_CHARACTERS]))
-        self._bucket = _remembering(lambda host: bucket_of_address(neighbourhood(host)))
+        self._is_json = lru_cache(VALUES)(lambda value: is_json(value.decode("latin-1")))
+        self._is_ours = lru_cache(VALUES)(lambda value: names.named(value.decode("latin-1")) is not None)
+        self._negotiated = lru_cache(VALUES)(lambda value: negotiated(value.decode("latin-1")[:HEADER_CHARACTERS]))
+        self._bucket = lru_cache(VALUES)(lambda host: bucket_of_address(neighbourhood(host)))
 
     def asked(self, headers: Sequence[tuple[bytes, bytes]], client: tuple[str, int] | None) -> Asked | None:
         """What a POST to PATH is, by its headers; None: it goes the long way."""
@@ -237,11 +237,7 @@ class FastPath:
         asked, plan = begun.asked, begun.plan
         request_id = noted.request_id = asked.request_id or new_id()
         noted.client, noted.document, noted.operation, noted.kind = asked.caller.client, plan.hash, plan.name, plan.kind
-        seconds = perf_counter() - begun.began
-        if noted.code is None:
-            conclude_well(noted, seconds, len(body), self._slow_ms)
-        else:
-            conclude(noted, "POST", PATH, 200, seconds, len(body), self._slow_ms)
+        conclude(noted, "POST", PATH, 200, perf_counter() - begun.began, len(body), self._slow_ms)
         head = (
             f"content-type: {asked.media}; charset=utf-8\r\ncontent-length: {len(body)}\r\n{self._standard}"
             f"{self._standing(begun.bill)}x-request-id: {request_id}\r\n\r\n"
@@ -256,19 +252,3 @@ class FastPath:
             return ""
         named = standing(bill.policy, bill.verdict.remaining, bill.verdict.reset_ms)
         return "".join(f"{name.lower()}: {value}\r\n" for name, value in named.items())
-
-
-def _remembering(judge: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same, of what was judged before without judging it again."""
-    known: dict[Any, Any] = {}
-
-    def judged(value: Any) -> Any:
-        try:
-            return known[value]
-        except KeyError:
-            if len(known) >= VALUES:
-                known.clear()
-            found = known[value] = judge(value)
-            return found
-
-    return judged

@@ -29,10 +29,6 @@ FAILURES, LEAST_FAILURE = {503: "OVERLOADED"}, 500
 LAG_SECONDS = 0.25
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 
-ANSWERED = ("/graphql", "POST", "200")
-# Of the names that are told apart, the labels.
-_answered: dict[tuple[str | None, str | None], tuple[tuple[str, str, str], tuple[str, str]]] = {}
-
 # When each series was begun: nobody asks, and it is as much again.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 operations = Counts(
@@ -107,19 +103,6 @@ def count_operation(noted: Facts, status: int, seconds: float) -> None:
     name, kind = _names.bounded(noted.operation), noted.kind or "none"
     operations.count((name, kind, code or "OK"))
     operation_seconds.observe((name, kind), seconds)
-
-
-def count_answer(name: str | None, kind: str | None, seconds: float) -> None:
-    """An operation that was answered without an error, on the short way (server/fast_path.py)."""
-    requests.count(ANSWERED)
-    labels = _answered.get((name, kind))
-    if labels is None:
-        bounded = _names.bounded(name)
-        labels = (bounded, kind or "none", "OK"), (bounded, kind or "none")
-        if bounded != OTHER:
-            _answered[name, kind] = labels
-    operations.count(labels[0])
-    operation_seconds.observe(labels[1], seconds)
 
 
 class _Pools(Collector):

@@ -3,7 +3,6 @@
 import logging
 import random
 import re
-from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
@@ -73,11 +72,7 @@ def conclude(noted: Facts, method: str, path: str, status: int, seconds: float, 
     metrics.count_request(route, method, status)
     if route == PATH:
         metrics.count_operation(noted, status, seconds)
-    _log(noted, method, path, status, seconds, size, slow_ms)
-
-
-def _log(noted: Facts, method: str, path: str, status: int, seconds: float, size: int, slow_ms: int) -> None:
-    slow, route = seconds * 1000 >= slow_ms, _route(path)
+    slow = seconds * 1000 >= slow_ms
     if route in HEALTH or route == STATIC:
         level = logging.DEBUG
     else:
@@ -85,13 +80,6 @@ def _log(noted: Facts, method: str, path: str, status: int, seconds: float, size
     if log.isEnabledFor(level):
         message = "slow request" if slow else "request"
         log.log(level, message, extra={FIELDS: _fields(noted, method, path, status, seconds, size)})
-
-
-def conclude_well(noted: Facts, seconds: float, size: int, slow_ms: int) -> None:
-    """The same, quicker, of an operation that was answered without an error."""
-    metrics.count_answer(noted.operation, noted.kind, seconds)
-    if seconds * 1000 >= slow_ms or log.isEnabledFor(logging.INFO):
-        _log(noted, "POST", PATH, HTTPStatus.OK, seconds, size, slow_ms)
 
 
 def _fields(noted: Facts, method: str, path: str, status: int, seconds: float, size: int) -> dict[str, Any]:
