@@ -97,6 +97,24 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(tmp_path: Path) -> 
     await valkey.end()
 
 
+async def test_it_is_behind_as_long_as_it_owes_an_answer_for_too_long(tmp_path: Path) -> None:
+    valkey = Valkey(tmp_path)
+    await valkey.start()
+    pipeline = pipeline_to(valkey.url)
+    assert await asked(pipeline, "ECHO", "first") == b"first"
+    valkey.freeze()
+    patient = asked(pipeline, "ECHO", "patient")
+    assert not pipeline.is_behind(0.02)
+    assert isinstance(await asked(pipeline, "ECHO", "late", seconds=0.03), TimeoutError)
+    assert pipeline.is_behind(0.02)
+    valkey.thaw()
+    assert await patient == b"patient"
+    assert await asked(pipeline, "ECHO", "last") == b"last"
+    assert not pipeline.is_behind(0)
+    await pipeline.close()
+    await valkey.end()
+
+
 async def test_a_connection_that_says_nothing_any_more_is_left_for_another(tmp_path: Path) -> None:
     valkey = Valkey(tmp_path)
     await valkey.start()

@@ -238,6 +238,22 @@ async def test_a_request_that_is_just_arriving_is_answered(start: Start) -> None
     assert await process.ended() == 0
 
 
+async def test_it_is_answered_too_where_others_took_both_ways_before(start: Start) -> None:
+    process = start()
+    kept = await connect(process.port)
+    assert (await kept.ask(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0].startswith(b"HTTP/1.1 200 ")
+    for _ in range(3):
+        assert json.loads((await kept.ask(REQUEST))[1]) == ANSWER
+    kept.writer.write(REQUEST[:40])
+    await asyncio.sleep(0.1)
+    process.process.send_signal(signal.SIGTERM)
+    await asyncio.sleep(0.7)
+    head, body = await kept.ask(REQUEST[40:])
+    assert (json.loads(body), ends(head)) == (ANSWER, True)
+    kept.close()
+    assert await process.ended() == 0
+
+
 async def until(true: Callable[[], bool], seconds: float = 20) -> bool:
     end = time.monotonic() + seconds
     while not (so := true()) and time.monotonic() < end:
