@@ -3,6 +3,8 @@
 Redis is asked each time, and the bytes are compared: nothing is older here than it is there.
 """
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from db.clock import ALWAYS, NEVER
@@ -12,10 +14,12 @@ from db.segments import Segment
 from resolvers.active import active
 from resolvers.catalogue import Catalogue
 
-# Memberships of both generations together. With its text each takes about 300 bytes.
+# Memberships, and users. With its text each takes about 300 bytes.
 MOST = 200_000
 # Of one user. Longer lists are rare, and would push out many others.
 LONGEST = 1_000
+# Each time that one is forgotten, at the most: it is to take no time.
+SPARED = 10
 
 
 class Segments(list[Segment]):
@@ -31,7 +35,7 @@ class Segments(list[Segment]):
 class Kept(list[Membership]):
     """A user's memberships, and when they are these. Nobody changes it: many answers are made of it."""
 
-    __slots__ = ("_segments", "packed", "rendered", "since", "until", "version")
+    __slots__ = ("_segments", "packed", "rendered", "since", "until", "used", "version")
 
     def __init__(self, found: list[Membership], packed: bytes, version: int, now: int) -> None:
         super().__init__(found)
@@ -41,6 +45,8 @@ class Kept(list[Membership]):
         # Between these two instants nothing expires.
         self.since = max((end for end in ends if end <= now), default=ALWAYS)
         self.until = min((end for end in ends if end > now), default=NEVER)
+        # Whether it was asked for again since it was last spared.
+        self.used = False
         # What was last made of it (server/compiled_values.py).
         self.rendered: Any = None
         self._segments: Segments | None = None
@@ -57,35 +63,59 @@ class Keeping:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        # Two generations: when the younger is full it becomes the older, and what was not asked for since is gone.
-        self._young: dict[str, Kept] = {}
-        self._old: dict[str, Kept] = {}
+        # The one that is forgotten next comes first.
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._weight = 0
 
     def active(self, user_id: str, packed: bytes, now: int) -> list[Membership] | None:
         """What `resolvers.active.active` makes of it."""
-        kept = self._young.get(user_id)
-        if kept is None:
-            kept = self._old.pop(user_id, None)
-            if kept is not None:
-                self._keep(user_id, kept)
-        if (
-            kept is not None
-            and kept.packed == packed
-            and kept.version == self._catalogue.version
-            and kept.since <= now < kept.until
-        ):
-            return kept
-        version = self._catalogue.version
+        kept, version = self._kept.get(user_id), self._catalogue.version
+        if kept is not None:
+            if kept.packed == packed and kept.version == version and kept.since <= now < kept.until:
+                kept.used = True
+                return kept
+            del self._kept[user_id]
+            self._weight -= 1 + len(kept)
         found = active(user_id, packed, now, self._catalogue)
         if found is None or len(found) > LONGEST:
             return found
-        kept = Kept(found, packed, version, now)
-        self._keep(user_id, kept)
+        kept = self._kept[user_id] = Kept(found, packed, version, now)
+        self._weight += 1 + len(kept)
+        if self._weight > MOST:
+            self._forget()
         return kept
 
-    def _keep(self, user_id: str, kept: Kept) -> None:
-        if self._weight >= MOST // 2:
-            self._young, self._old, self._weight = {}, self._young, 0
-        self._young[user_id] = kept
-        self._weight += 1 + len(kept)
+    def all_active(
+        self, user_ids: Sequence[str], lists: Sequence[bytes | None], now: int
+    ) -> list[list[Membership]] | None:
+        """The same of many users; None when one has no list, or one that the catalogue does not know enough for."""
+        found: list[list[Membership]] = []
+        known, version = self._kept, self._catalogue.version
+        for user_id, packed in zip(user_ids, lists, strict=True):
+            kept = known.get(user_id)
+            # As above; calling that for each of a hundred takes as long again.
+            if (
+                kept is not None
+                and kept.packed == packed
+                and kept.version == version
+                and kept.since <= now < kept.until
+            ):
+                kept.used = True
+                found.append(kept)
+            elif packed is None or (each := self.active(user_id, packed, now)) is None:
+                return None
+            else:
+                found.append(each)
+        return found
+
+    def _forget(self) -> None:
+        """Forget those that were kept for longest, and spare some that were asked for again since."""
+        spared = 0
+        while self._weight > MOST:
+            user_id, kept = self._kept.popitem(last=False)
+            if kept.used and spared < SPARED:
+                kept.used = False
+                self._kept[user_id] = kept
+                spared += 1
+            else:
+                self._weight -= 1 + len(kept)

@@ -2,9 +2,8 @@
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from itertools import islice
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,18 +18,12 @@ from resolvers.active import active
 from resolvers.catalogue import Catalogue
 from resolvers.kept import Keeping
 from resolvers.selecting import BATCH, Selecting
-from resolvers.together import Place, Together
+from resolvers.waiting import Answer, Missed, Waiting, Waits, batches, fail, join, settle, tell
 
 # How long a reader waits for one in another process that is just reading the same list, before it reads for itself.
 WAITS = (0.005, 0.01, 0.02)
-
-# Of one batch: who waits for each user's memberships. Each has a future of its own, for each may leave alone.
-Waits = asyncio.Future[list[Membership]] | Place
-Waiting = dict[str, list[Waits]]
-
-
-class Missed(list[Membership]):
-    """Memberships that the cache had not."""
+# So many users of one request are asked for by themselves; fewer go with those of other requests.
+FEW = 10
 
 
 class Reads:
@@ -66,15 +59,17 @@ class Reads:
         self._waiting_for_latest().setdefault(user_id, []).append(answer)
         return answer
 
-    def together(self, user_ids: Sequence[str], *, latest: bool) -> "asyncio.Future[list[list[Membership]]]":
+    def together(self, user_ids: Sequence[str], *, latest: bool) -> Answer:
         """The memberships of each of these users, asked for at once; whoever gets them has them `noted`, too."""
-        answer: asyncio.Future[list[list[Membership]]] = asyncio.get_running_loop().create_future()
-        together = Together(answer, len(user_ids))
-        waiting = self._waiting_for_latest() if latest else self._waiting_for_cached()
-        for position, user_id in enumerate(user_ids):
-            waiting.setdefault(user_id, []).append(Place(together, position))
+        answer: Answer = asyncio.get_running_loop().create_future()
         if latest:
             metrics.bypasses.inc(len(user_ids))
+            join(self._waiting_for_latest(), user_ids, answer)
+        elif FEW <= len(user_ids) <= BATCH:
+            found = partial(self._found_together, user_ids, answer, contextvars.copy_context())
+            self._cache.soon(partial(self._look_up_together, user_ids, answer, found))
+        else:
+            join(self._waiting_for_cached(), user_ids, answer)
         return answer
 
     def noted(self, found: list[Membership]) -> list[Membership]:
@@ -107,15 +102,23 @@ class Reads:
 
     def _look_up(self) -> None:
         asked, self._cached = self._cached, {}
-        for batch in _batches(asked):
+        for batch in batches(asked):
             try:
                 self._cache.find(list(batch), partial(self._found, batch, self._asking_for_cached))
             except UnicodeEncodeError as error:  # no id that was let in has what UTF-8 has not
-                _fail(batch, error)
+                fail(batch, error)
+
+    def _look_up_together(
+        self, user_ids: Sequence[str], answer: Answer, found: Callable[[Fetched | None], None]
+    ) -> None:
+        try:
+            self._cache.find(user_ids, found)
+        except UnicodeEncodeError as error:  # as above
+            answer.set_exception(error)
 
     def _read_latest(self) -> None:
         asked, self._latest = self._latest, {}
-        for batch in _batches(asked):
+        for batch in batches(asked):
             self._start(batch, self._from_postgresql(batch), self._asking_for_latest)
 
     def _found(self, batch: Waiting, asking: contextvars.Context, fetched: Fetched | None) -> None:
@@ -127,10 +130,33 @@ class Reads:
             try:
                 missed = self._answer(batch, fetched.lists)
             except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
-                _fail(batch, error)
+                fail(batch, error)
                 return
             if missed:
                 self._start(_missed(missed), self._fill(missed, fetched.state), asking)
+
+    def _found_together(
+        self,
+        user_ids: Sequence[str],
+        answer: Answer,
+        asking: contextvars.Context,
+        fetched: Fetched | None,
+    ) -> None:
+        """Of many users at once: nearly always Redis has all, and nobody is told of one of them alone."""
+        if answer.done():
+            return
+        if fetched is not None and fetched.state is not None:
+            if fetched.state.catalogue_version == self._catalogue.version:
+                found = self._keeping.all_active(user_ids, fetched.lists, self._clock.now())
+                if found is not None:
+                    metrics.hits.inc(len(found))
+                    answer.set_result(found)
+                    return
+            # A user may be named twice, and waits once.
+            fetched = Fetched(fetched.state, list(dict(zip(user_ids, fetched.lists, strict=True)).values()))
+        batch: Waiting = {}
+        join(batch, user_ids, answer)
+        self._found(batch, asking, fetched)
 
     async def _agree(self, batch: Waiting, fetched: Fetched) -> None:
         """Know the same segments as Redis has in mind, before its lists are looked at."""
@@ -163,9 +189,9 @@ class Reads:
             metrics.hits.inc(hits)
         return missed
 
-    async def _refreshed(self, user_id: str, waiting: "list[Waits]", packed: bytes) -> None:
+    async def _refreshed(self, user_id: str, waiting: list[Waits], packed: bytes) -> None:
         await self._catalogue.refresh()
-        _tell(waiting, active(user_id, packed, self._clock.now(), self._catalogue, anyway=True) or [])
+        tell(waiting, active(user_id, packed, self._clock.now(), self._catalogue, anyway=True) or [])
 
     async def _fill(self, batch: Waiting, state: State) -> None:
         """Read from PostgreSQL, and store for the next, what was not in Redis."""
@@ -241,56 +267,19 @@ class Reads:
             if found is None:
                 await self._refreshed(user_id, waiting, packed)
             else:
-                _tell(waiting, found)
+                tell(waiting, found)
 
     def _start(
         self, batch: Waiting, work: Coroutine[None, None, None], asking: contextvars.Context | None = None
     ) -> None:
-        task = asyncio.create_task(_settle(batch, work), context=asking)
+        task = asyncio.create_task(settle(batch, work), context=asking)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _batches(asked: Waiting) -> Iterator[Waiting]:
-    if len(asked) <= BATCH:
-        yield asked
-        return
-    users = iter(asked.items())
-    while batch := dict(islice(users, BATCH)):
-        yield batch
-
-
-async def _settle(batch: Waiting, work: Coroutine[None, None, None]) -> None:
-    """Do the work, and let its failure be the answer of everyone in the batch who has none."""
-    try:
-        await work
-    except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
-        _fail(batch, error)
-    except asyncio.CancelledError:
-        for waiting in batch.values():
-            for answer in waiting:
-                answer.cancel()
-        raise
 
 
 def _missed(batch: Waiting) -> Waiting:
     metrics.misses.inc(sum(map(len, batch.values())))
     return batch
-
-
-def _tell(waiting: "list[Waits]", found: list[Membership]) -> None:
-    missed = Missed(found)
-    for answer in waiting:
-        if not answer.done():  # who has asked may have left
-            answer.set_result(missed)
-
-
-def _fail(batch: Waiting, error: Exception) -> None:
-    for waiting in batch.values():
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()  # a caller may have left; the failure is not lost with it
 
 
 def _same(one: State, other: State | None) -> bool:

@@ -54,6 +54,14 @@ def require_user_id(user_id: str, argument: str) -> str:
     return user_id
 
 
+def require_user_ids(ids: Sequence[str], argument: str) -> None:
+    """The same for many, which are looked at together."""
+    lengths = list(map(len, ids))
+    if ids and not (min(lengths) > 0 and max(lengths) <= user_ids.LENGTH and is_printable("".join(ids))):
+        for user_id in ids:
+            require_user_id(user_id, argument)
+
+
 def require_storable(value: str, argument: str) -> str:
     """Refuse what could not even be looked for."""
     if not is_printable(value):

@@ -39,13 +39,14 @@ def present(record: object) -> Any:
     return record
 
 
-def rendered(values: Any, make: Callable[[Any, None, None], Any]) -> Any:
+def rendered(make: Callable[[Any, Any, Any], Any], values: Any, run: Any, v: Any) -> Any:
     """What is made of a list; of one that is kept it is made into text when it is asked for again, and kept with it."""
     if type(values) is not Kept and type(values) is not Segments:
-        return make(values, None, None)
-    maker, text = values.rendered or (None, None)
-    if maker is make and text is not None:
-        return text
-    made = make(values, None, None)
-    values.rendered = make, orjson.Fragment(orjson.dumps(made)) if maker is make else None
-    return made
+        return make(values, run, v)
+    known = values.rendered
+    if known is not None and known[0] is make:
+        if known[1] is None:
+            known = values.rendered = make, orjson.Fragment(orjson.dumps(make(values, run, v)))
+        return known[1]
+    values.rendered = make, None
+    return make(values, run, v)

@@ -15,6 +15,7 @@ out of the ordinary, while it is written or while it runs, is left to graphql-co
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from graphql import (
@@ -43,10 +44,12 @@ from server.compiled_arguments import Variables, arguments
 from server.compiled_values import SurpriseError, leaf, leaf_or_null, listed, present, rendered
 from server.validation import Fragments
 
-# What answers: from the request's run (server/plans.py) and its variables to the answer's `data`.
+# What answers: from the request's run (server/runs.py) and its variables to the answer's `data`.
 Answer = Callable[[Any, Any, Mapping[str, Any]], dict[str, Any]]
 Details = list[FieldDetails]
 Grouped = Mapping[str, Details]
+# Of each key the field's definition, None for `__typename`.
+Fields = Mapping[str, tuple[GraphQLField | None, Details]]
 # What GraphQL's own scalars leave as it is; every other value is converted as graphql-core does.
 AS_IT_IS = {"String": "str", "ID": "str", "Boolean": "bool"}
 # More is not compiled: that would take longer than a request may keep others waiting.
@@ -89,7 +92,7 @@ class Program:
         self._lines: list[str] = []
         self._names: dict[str, Any] = {}
         self._used = self._fields = 0
-        for function in (leaf, leaf_or_null, listed, present, rendered, as_text):
+        for function in (leaf, leaf_or_null, listed, present, partial, rendered, as_text):
             self._names[function.__name__] = function
         self.only_memberships = True
 
@@ -107,23 +110,50 @@ class Program:
         exec(compile("\n".join(self._lines), "<compiled query>", "exec"), self._names)  # noqa: S102  # see above
         return self._names
 
-    def _object(self, record: str, type_: GraphQLObjectType, grouped: Grouped) -> str:
-        """An expression that makes the object of a record, which another expression gives."""
+    def _collected(self, type_: GraphQLObjectType, details: Details) -> Grouped:
+        grouped, *_ = collect_subfields(self._schema, self._fragments, self._values, self._operation, type_, details)
+        return grouped
+
+    def _fields_of(self, type_: GraphQLObjectType, grouped: Grouped) -> Fields:
         self._fields += len(grouped)
         if self._fields > MOST_FIELDS:
             raise SurpriseError
-        fields = {key: (_definition(type_, details[0].node), details) for key, details in grouped.items()}
-        if any(definition is not None and _declared(definition).base_resolver for definition, _ in fields.values()):
+        return {key: (_definition(type_, details[0].node), details) for key, details in grouped.items()}
+
+    def _object(self, record: str, type_: GraphQLObjectType, grouped: Grouped) -> str:
+        """An expression that makes the object of a record, which another expression gives."""
+        fields = self._fields_of(type_, grouped)
+        if _have_resolvers(fields):
             return f"{self._resolving(type_, fields)}({record}, run, v)"
+        return self._plain_object(record, type_, fields)
+
+    def _plain_object(self, record: str, type_: GraphQLObjectType, fields: Fields) -> str:
         made = ", ".join(f"{key!r}: {self._plain(record, type_, *field)}" for key, field in fields.items())
         # Reading an attribute of what is not there fails; where none is read, nobody would notice.
         read = any(definition is not None for definition, _ in fields.values())
         return f"{{{made}}}" if read else f"(present({record}) and {{{made}}})"
 
-    def _resolving(self, type_: GraphQLObjectType, fields: "Mapping[str, tuple[GraphQLField | None, Details]]") -> str:
+    def _resolving(self, type_: GraphQLObjectType, fields: Fields) -> str:
         """A function that makes an object some of whose fields have resolvers; its name.
 
         What has to be waited for leaves its place empty, and fills it when it is there.
+        """
+        made, calls = self._made(type_, fields)
+        resolved = [f"run.resolve({called}, made, {key!r}, {completed}, v)" for key, called, completed in calls]
+        return self._function("r", f"made = {made}", *resolved, "return made")
+
+    def _resolving_all(self, type_: GraphQLObjectType, fields: Fields) -> str:
+        """The same for a list of records: they are resolved together, field by field."""
+        made, calls = self._made(type_, fields)
+        resolved = [
+            f"run.resolve_all(lambda r: {called}, given, made, {key!r}, {completed}, v)"
+            for key, called, completed in calls
+        ]
+        return self._function("given", f"made = [{made} for r in given]", *resolved, "return made")
+
+    def _made(self, type_: GraphQLObjectType, fields: Fields) -> tuple[str, list[tuple[str, str, str]]]:
+        """An expression that makes the object of `r`; and of each field that it leaves empty the key, what resolves it
+        and what completes that.
         """
         made, calls = [], []
         for key, (definition, details) in fields.items():
@@ -131,10 +161,8 @@ class Program:
                 made.append(f"{key!r}: {self._plain('r', type_, definition, details)}")
             else:
                 made.append(f"{key!r}: None")
-                completed = self._completing(definition.type, details)
-                called = self._call(definition, details[0].node)
-                calls.append(f"run.resolve({called}, made, {key!r}, {completed}, v)")
-        return self._function("r", f"made = {{{', '.join(made)}}}", *calls, "return made")
+                calls.append((key, self._call(definition, details[0].node), self._completing(definition.type, details)))
+        return f"{{{', '.join(made)}}}", calls
 
     def _completing(self, type_: GraphQLOutputType, details: Details) -> str:
         """A function that completes what a resolver gave; its name."""
@@ -143,7 +171,9 @@ class Program:
         # What depends on nothing but the list is the same each time (a name that only looks like it does no harm).
         if not isinstance(get_nullable_type(type_), GraphQLList) or "run" in value:
             return made
-        return self._function("given", f"return rendered(given, {made})")
+        name = self._unused("function")
+        self._lines.append(f"{name} = partial(rendered, {made})")
+        return name
 
     def _plain(self, record: str, type_: GraphQLObjectType, definition: GraphQLField | None, details: Details) -> str:
         if definition is None:
@@ -164,17 +194,23 @@ class Program:
             return self._leaf(given, inner, nullable=nullable)
         found = self._unused("found") if nullable else given
         if isinstance(inner, GraphQLList):
-            each = self._unused("each")
-            completed = f"[{self._value(each, inner.of_type, details)} for {each} in listed({found})]"
+            completed = self._list(found, inner.of_type, details)
         elif isinstance(inner, GraphQLObjectType) and inner.is_type_of in (None, any_record):
-            grouped, *_ = collect_subfields(
-                self._schema, self._fragments, self._values, self._operation, inner, details
-            )
-            completed = self._object(found, inner, grouped)
+            completed = self._object(found, inner, self._collected(inner, details))
         else:
             # Of an interface or a union only the record would tell what it is.
             raise SurpriseError
         return f"None if ({found} := {given}) is None else {completed}" if nullable else completed
+
+    def _list(self, given: str, type_: GraphQLOutputType, details: Details) -> str:
+        item = type_.of_type if isinstance(type_, GraphQLNonNull) else None
+        each = self._unused("each")
+        if not isinstance(item, GraphQLObjectType) or item.is_type_of not in (None, any_record):
+            return f"[{self._value(each, type_, details)} for {each} in listed({given})]"
+        fields = self._fields_of(item, self._collected(item, details))
+        if _have_resolvers(fields):
+            return f"{self._resolving_all(item, fields)}(listed({given}), run, v)"
+        return f"[{self._plain_object(each, item, fields)} for {each} in listed({given})]"
 
     def _leaf(self, given: str, type_: GraphQLLeafType, *, nullable: bool) -> str:
         function = "leaf_or_null" if nullable else "leaf"
@@ -226,6 +262,10 @@ def _definition(type_: GraphQLObjectType, node: FieldNode) -> GraphQLField | Non
     if definition is None:  # introspection
         raise SurpriseError
     return definition
+
+
+def _have_resolvers(fields: Fields) -> bool:
+    return any(definition is not None and _declared(definition).base_resolver for definition, _ in fields.values())
 
 
 def _names(type_: GraphQLEnumType) -> dict[object, str]:

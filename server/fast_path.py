@@ -34,8 +34,9 @@ from server.jwt import Jwts
 from server.known_tokens import KnownTokens
 from server.leaving import Leaving
 from server.middleware import SHARE_BYTES
-from server.plans import ROOT, Plan, Plans, Run
+from server.plans import ROOT, Plan, Plans
 from server.requests import REQUEST_ID, conclude, new_id
+from server.runs import Run
 from server.settings import Settings
 from server.traffic import Traffic
 

@@ -4,9 +4,7 @@ An answer can be given up at any moment. Whoever is told that has graphql-core a
 told of an error is always what graphql-core says. A query has no effects; what came of a mutation is kept for then.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator, Mapping
-from types import CoroutineType
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from graphql import (
@@ -21,10 +19,7 @@ from graphql import (
 )
 from strawberry.schema.base import BaseSchema
 
-from db.memberships import Membership
 from resolvers.callers import SCOPES, rank
-from resolvers.context import Context
-from resolvers.later import Later
 from schema.costs import Price
 from server.access import chosen, needed
 from server.compiled_arguments import Variables
@@ -40,94 +35,6 @@ MOST_VARIANTS = 8
 ROOT = object()
 # More than any caller's scope.
 NOBODY = len(SCOPES)
-
-Complete = Callable[[Any, "Run", Mapping[str, Any]], Any]
-
-
-# What is waited for, the object that it belongs into, under which key, and what completes it with these variables.
-Wanted = tuple[Any, dict[str, Any], str, Complete, Mapping[str, Any]]
-
-
-class Run:
-    """One answer in the making. To resolvers it is the `info` that they get their context from."""
-
-    __slots__ = ("_asked", "_begun", "_later", "_tasks", "_waiting", "context", "field_name")
-
-    def __init__(self, context: Context, field_name: str) -> None:
-        self.context = context
-        # Of the first level: a mutation has one.
-        self.field_name = field_name
-        # Memberships that are to be asked for, and those that were, with who tells them all.
-        self._later: list[Wanted] = []
-        self._asked: list[tuple[list[Wanted], asyncio.Future[list[list[Membership]]]]] = []
-        # Everything else; how many of it were looked at, whether they are at work; and those that are.
-        self._waiting: list[Wanted] = []
-        self._begun = 0
-        self._tasks: list[asyncio.Task[Any]] = []
-
-    def resolve(self, value: Any, made: dict[str, Any], key: str, complete: Complete, v: Mapping[str, Any]) -> None:
-        """Complete what a resolver gave, and put it into its place: now, or when it is there."""
-        if type(value) is Later:
-            self._later.append((value, made, key, complete, v))
-        elif type(value) is CoroutineType:
-            self._waiting.append((value, made, key, complete, v))
-        else:
-            made[key] = complete(value, self, v)
-
-    def ask(self) -> None:
-        """Ask for all memberships that were not asked for yet."""
-        if not self._later:
-            return
-        wanted, self._later = self._later, []
-        reads = self.context.reads
-        for latest in (False, True):
-            some = [each for each in wanted if each[0].latest is latest]
-            if some:
-                self._asked.append((some, reads.together([each[0].user_id for each in some], latest=latest)))
-
-    async def finish(self) -> None:
-        """Wait for everything, and for what comes of it."""
-        waiting, done = self._waiting, 0
-        while True:
-            self.ask()
-            if self._asked:
-                self._begin(done)
-                await self._complete(*self._asked.pop())
-            elif done < len(waiting):
-                value, made, key, complete, v = waiting[done]
-                done += 1
-                self._begin(done)
-                made[key] = complete(await value, self, v)
-            else:
-                return
-
-    async def _complete(self, asked: list[Wanted], answer: "asyncio.Future[list[list[Membership]]]") -> None:
-        found = await answer
-        if not asked[0][0].latest:
-            self.context.reads.all_noted(found)
-        for (later, made, key, complete, v), memberships in zip(asked, found, strict=True):
-            made[key] = complete(later.make(memberships), self, v)
-
-    def _begin(self, first: int) -> None:
-        """All that is waited for from there on goes on meanwhile; the one before is waited for at once."""
-        for place in range(max(first, self._begun), len(self._waiting)):
-            value, made, key, complete, v = self._waiting[place]
-            task = asyncio.create_task(value)
-            self._tasks.append(task)
-            self._waiting[place] = (task, made, key, complete, v)
-        self._begun = len(self._waiting)
-
-    async def abandon(self) -> None:
-        """Leave nothing at work, and no failure that nobody has looked at: what was begun is not wanted any more."""
-        for value, *_ in self._waiting:
-            if type(value) is CoroutineType:
-                value.close()
-        for _, answer in self._asked:
-            answer.cancel()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 class Plan:

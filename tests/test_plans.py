@@ -19,7 +19,7 @@ from populating import USERS, populate
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from schema import api
-from server.plans import Run
+from server.runs import Run
 
 CASES = 400
 SOAKED = 20_000

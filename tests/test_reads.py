@@ -230,18 +230,19 @@ async def test_a_cache_that_holds_nonsense_fails_the_read_and_no_other(
 
 
 async def test_a_herd_of_readers_of_one_cold_user_reads_it_once(
-    client: Client, serve: Serve, redis: Redis, statements: Counter[str]
+    serve: Serve, redis: Redis, statements: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await create(client, "A")
-    await change(client, 7, add=["A"])
-    async with serve() as other:
+    # On a busy machine whoever fills may take longer than the others would wait, for it and for Redis.
+    monkeypatch.setattr("resolvers.reads.WAITS", (0.02,) * 250)
+    async with serve(redis_budget_ms=5_000) as client, serve(redis_budget_ms=5_000) as other:
+        await create(client, "A")
+        await change(client, 7, add=["A"])
         await asyncio.gather(slugs(client, "warm"), slugs(other, "warm"))
         await redis.unlink("segmentql:user:7")
         statements.clear()
         found = await asyncio.gather(*(slugs((client, other)[n % 2], 7) for n in range(200)))
     assert found == [["A"]] * 200
-    # One fills. A reader in the other process that has waited its time may have gone for itself.
-    assert statements["memberships"] <= 2
+    assert statements["memberships"] == 1
 
 
 async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
