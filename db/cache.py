@@ -40,7 +40,6 @@ from db.cache_format import (
     State,
     key,
     new_generation,
-    parse_lists,
     parse_state,
 )
 from db.pipeline import Answered, Part, Pipeline, Script, once
@@ -87,7 +86,7 @@ class Cache:
         self._failed_of: Exception | None = None
         self._leases = 0
         # The state as it was found last, and what it says.
-        self._found = b"", State(b"", -1)
+        self._found = b"", parse_state(b":-1")
         self._process = secrets.token_hex(8).encode()
         # Which start of which server answered last.
         self._run_id: bytes | None = None
@@ -112,7 +111,7 @@ class Cache:
         def found(values: list[bytes | None] | None) -> None:
             take(None if values is None or values[1] is not None else self._fetched(values))
 
-        self._read(("MGET", STATE, CLOSED, *map(key, user_ids)), found)
+        self._read(("MGET", STATE, CLOSED, *[USER + user_id for user_id in user_ids]), found)
 
     async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
         """The state and the users' lists, in one command."""
@@ -214,11 +213,10 @@ class Cache:
     def _fetched(self, values: list[bytes | None]) -> Fetched:
         state = values[0]
         if state is None:
-            return Fetched(None, [None] * (len(values) - 2))
+            return Fetched(None, values[2:])
         if state != self._found[0]:
             self._found = state, parse_state(state)
-        counting = self._found[1]
-        return Fetched(counting, parse_lists(values[2:], counting.generation))
+        return Fetched(self._found[1], values[2:])
 
     async def _answer(self, *command: Any) -> Any:
         """The command's answer, b"" when that is nil, or None when it cannot be had."""

@@ -1,8 +1,8 @@
 """What lies under which key in Redis, and the scripts that change it in one step."""
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from db.pipeline import Script
 
@@ -77,14 +77,22 @@ return redis.call('UNLINK', unpack(keys))
 class State:
     generation: bytes
     catalogue_version: int
+    # What a list begins with that counts.
+    counting: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(NamedTuple):
     # None: nobody has said yet which generation and version count.
     state: State | None
-    # In the order asked: a packed list, or None.
-    lists: list[bytes | None]
+    # What lies under the users' keys, in the order asked: a list, which may be of another generation, a lease, or None.
+    values: list[bytes | None]
+
+    def lists(self) -> list[bytes | None]:
+        """The packed lists, where there are any that count."""
+        if self.state is None:
+            return [None] * len(self.values)
+        counting, start = self.state.counting, len(self.state.counting)
+        return [value[start:] if value is not None and value.startswith(counting) else None for value in self.values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +110,9 @@ def key(user_id: str) -> str:
     return USER + user_id
 
 
-def parse_lists(values: Sequence[bytes | None], generation: bytes) -> list[bytes | None]:
-    """The packed lists, where there are any that count under this generation."""
-    counting = LIST + generation
-    start = len(counting)
-    return [value[start:] if value is not None and value.startswith(counting) else None for value in values]
-
-
 def parse_state(value: bytes) -> State:
     generation, _, version = value.partition(b":")
-    return State(generation, int(version))
+    return State(generation, int(version), LIST + generation)
 
 
 def new_generation() -> bytes:

@@ -35,11 +35,15 @@ class Segments(list[Segment]):
 class Kept(list[Membership]):
     """A user's memberships, and when they are these. Nobody changes it: many answers are made of it."""
 
-    __slots__ = ("_segments", "packed", "rendered", "since", "until", "used", "version")
+    __slots__ = ("_segments", "counting", "rendered", "since", "until", "used", "value", "version")
 
-    def __init__(self, found: list[Membership], packed: bytes, version: int, now: int) -> None:
+    def __init__(
+        self, found: list[Membership], value: bytes, packed: bytes, counting: bytes, version: int, now: int
+    ) -> None:
         super().__init__(found)
-        self.packed = packed
+        # What lay in Redis, and what of it said that it counts.
+        self.value = value
+        self.counting = counting
         self.version = version
         ends = [expires for _, _, expires in unpacked(packed)]
         # Between these two instants nothing expires.
@@ -67,45 +71,50 @@ class Keeping:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._weight = 0
 
-    def active(self, user_id: str, packed: bytes, now: int) -> list[Membership] | None:
-        """What `resolvers.active.active` makes of it."""
+    def active(self, user_id: str, value: bytes, counting: bytes, now: int) -> list[Membership] | None:
+        """What `resolvers.active.active` makes of a list, which lies in Redis under what says that it counts."""
         kept, version = self._kept.get(user_id), self._catalogue.version
         if kept is not None:
-            if kept.packed == packed and kept.version == version and kept.since <= now < kept.until:
+            if kept.value == value and kept.version == version and kept.since <= now < kept.until:
                 kept.used = True
                 return kept
             del self._kept[user_id]
             self._weight -= 1 + len(kept)
+        packed = value[len(counting) :]
         found = active(user_id, packed, now, self._catalogue)
         if found is None or len(found) > LONGEST:
             return found
-        kept = self._kept[user_id] = Kept(found, packed, version, now)
+        kept = self._kept[user_id] = Kept(found, value, packed, counting, version, now)
         self._weight += 1 + len(kept)
         if self._weight > MOST:
             self._forget()
         return kept
 
     def all_active(
-        self, user_ids: Sequence[str], lists: Sequence[bytes | None], now: int
+        self, user_ids: Sequence[str], values: Sequence[bytes | None], counting: bytes, now: int
     ) -> list[list[Membership]] | None:
         """The same of many users; None when one has no list, or one that the catalogue does not know enough for."""
         found: list[list[Membership]] = []
         known, version = self._kept, self._catalogue.version
-        for user_id, packed in zip(user_ids, lists, strict=True):
+        for user_id, value in zip(user_ids, values, strict=True):
             kept = known.get(user_id)
             # As above; calling that for each of a hundred takes as long again.
             if (
                 kept is not None
-                and kept.packed == packed
+                and kept.value == value
+                and kept.counting is counting
                 and kept.version == version
                 and kept.since <= now < kept.until
             ):
                 kept.used = True
                 found.append(kept)
-            elif packed is None or (each := self.active(user_id, packed, now)) is None:
+                continue
+            if value is None or not value.startswith(counting):
                 return None
-            else:
-                found.append(each)
+            each = self.active(user_id, value, counting, now)
+            if each is None:
+                return None
+            found.append(each)
         return found
 
     def _forget(self) -> None:

@@ -128,7 +128,7 @@ class Reads:
             self._start(batch, self._agree(batch, fetched), asking)
         else:
             try:
-                missed = self._answer(batch, fetched.lists)
+                missed = self._answer(batch, fetched.values, fetched.state.counting)
             except Exception as error:  # noqa: BLE001  # it is not handled here: every caller that waits gets it
                 fail(batch, error)
                 return
@@ -147,13 +147,14 @@ class Reads:
             return
         if fetched is not None and fetched.state is not None:
             if fetched.state.catalogue_version == self._catalogue.version:
-                found = self._keeping.all_active(user_ids, fetched.lists, self._clock.now())
+                counting = fetched.state.counting
+                found = self._keeping.all_active(user_ids, fetched.values, counting, self._clock.now())
                 if found is not None:
                     metrics.hits.inc(len(found))
                     answer.set_result(found)
                     return
             # A user may be named twice, and waits once.
-            fetched = Fetched(fetched.state, list(dict(zip(user_ids, fetched.lists, strict=True)).values()))
+            fetched = Fetched(fetched.state, list(dict(zip(user_ids, fetched.values, strict=True)).values()))
         batch: Waiting = {}
         join(batch, user_ids, answer)
         self._found(batch, asking, fetched)
@@ -165,22 +166,22 @@ class Reads:
             await self._from_postgresql(_missed(batch))
             return
         # Lists count under the generation that they were fetched with, or not at all.
-        missed = self._answer(batch, fetched.lists) if _same(state, fetched.state) else batch
+        missed = self._answer(batch, fetched.values, state.counting) if _same(state, fetched.state) else batch
         if missed:
             await self._fill(_missed(missed), state)
 
-    def _answer(self, batch: Waiting, lists: list[bytes | None]) -> Waiting:
+    def _answer(self, batch: Waiting, values: list[bytes | None], counting: bytes) -> Waiting:
         """Answer those whose lists were found in Redis; the others are returned."""
         now, hits = self._clock.now(), 0
         missed: Waiting = {}
-        for (user_id, waiting), packed in zip(batch.items(), lists, strict=True):
-            if packed is None:
+        for (user_id, waiting), value in zip(batch.items(), values, strict=True):
+            if value is None or not value.startswith(counting):
                 missed[user_id] = waiting
                 continue
             hits += len(waiting)
-            found = self._keeping.active(user_id, packed, now)
+            found = self._keeping.active(user_id, value, counting, now)
             if found is None:
-                self._start({user_id: waiting}, self._refreshed(user_id, waiting, packed))
+                self._start({user_id: waiting}, self._refreshed(user_id, waiting, value[len(counting) :]))
                 continue
             for answer in waiting:
                 if not answer.done():
@@ -242,7 +243,7 @@ class Reads:
             if fetched is None or fetched.state is None or not _same(fetched.state, state):
                 break
             lists = {
-                user_id: packed for user_id, packed in zip(batch, fetched.lists, strict=True) if packed is not None
+                user_id: packed for user_id, packed in zip(batch, fetched.lists(), strict=True) if packed is not None
             }
             await self._answer_missed({user_id: batch[user_id] for user_id in lists}, lists)
             for user_id in lists:

@@ -1,6 +1,6 @@
 """What compiled queries do with values that are not simply there, or not simply right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -39,14 +39,35 @@ def present(record: object) -> Any:
     return record
 
 
-def rendered(make: Callable[[Any, Any, Any], Any], values: Any, run: Any, v: Any) -> Any:
+class Rendering:
     """What is made of a list; of one that is kept it is made into text when it is asked for again, and kept with it."""
-    if type(values) is not Kept and type(values) is not Segments:
-        return make(values, run, v)
-    known = values.rendered
-    if known is not None and known[0] is make:
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[Any, Any, Any], Any]) -> None:
+        self._make = make
+
+    def __call__(self, values: Any, run: Any, v: Any) -> Any:
+        if type(values) is not Kept and type(values) is not Segments:
+            return self._make(values, run, v)
+        known = values.rendered
+        if known is None or known[0] is not self:
+            values.rendered = self, None
+            return self._make(values, run, v)
         if known[1] is None:
-            known = values.rendered = make, orjson.Fragment(orjson.dumps(make(values, run, v)))
+            known = values.rendered = self, orjson.Fragment(orjson.dumps(self._make(values, run, v)))
         return known[1]
-    values.rendered = make, None
-    return make(values, run, v)
+
+    def all(self, values: Sequence[Any], made: Sequence[dict[str, Any]], key: str, run: Any, v: Any) -> None:
+        """Of each list, and into its place."""
+        for each, place in zip(values, made, strict=True):
+            # As above: nearly always it is there, and a call takes as long as all of this.
+            if (
+                type(each) is Kept
+                and (known := each.rendered) is not None
+                and known[0] is self
+                and known[1] is not None
+            ):
+                place[key] = known[1]
+            else:
+                place[key] = self(each, run, v)

@@ -15,7 +15,6 @@ out of the ordinary, while it is written or while it runs, is left to graphql-co
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from graphql import (
@@ -41,7 +40,7 @@ from strawberry.types.field import StrawberryField
 from db.clock import NEVER, as_text
 from schema.fields import INSTANT, RESOLVER, any_record
 from server.compiled_arguments import Variables, arguments
-from server.compiled_values import SurpriseError, leaf, leaf_or_null, listed, present, rendered
+from server.compiled_values import Rendering, SurpriseError, leaf, leaf_or_null, listed, present
 from server.validation import Fragments
 
 # What answers: from the request's run (server/runs.py) and its variables to the answer's `data`.
@@ -92,7 +91,7 @@ class Program:
         self._lines: list[str] = []
         self._names: dict[str, Any] = {}
         self._used = self._fields = 0
-        for function in (leaf, leaf_or_null, listed, present, partial, rendered, as_text):
+        for function in (leaf, leaf_or_null, listed, present, Rendering, as_text):
             self._names[function.__name__] = function
         self.only_memberships = True
 
@@ -172,7 +171,7 @@ class Program:
         if not isinstance(get_nullable_type(type_), GraphQLList) or "run" in value:
             return made
         name = self._unused("function")
-        self._lines.append(f"{name} = partial(rendered, {made})")
+        self._lines.append(f"{name} = Rendering({made})")
         return name
 
     def _plain(self, record: str, type_: GraphQLObjectType, definition: GraphQLField | None, details: Details) -> str:

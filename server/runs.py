@@ -9,6 +9,7 @@ from typing import Any
 from resolvers.context import Context
 from resolvers.later import Later
 from resolvers.waiting import Answer
+from server.compiled_values import Rendering
 
 Made = dict[str, Any]
 Variables = Mapping[str, Any]
@@ -70,10 +71,14 @@ class Run:
         if not self._later:
             return
         wanted, self._later = self._later, []
+        if len(wanted) == 1:
+            later, users, *_ = wanted[0]
+            self._asked.append((wanted, self.context.reads.together(users, latest=later.latest)))
+            return
         for latest in (False, True):
             some = [each for each in wanted if each[0].latest is latest]
             if some:
-                users = some[0][1] if len(some) == 1 else [user_id for _, users, *_ in some for user_id in users]
+                users = [user_id for _, users, *_ in some for user_id in users]
                 self._asked.append((some, self.context.reads.together(users, latest=latest)))
 
     async def finish(self) -> None:
@@ -96,9 +101,13 @@ class Run:
         found = await answer
         if not asked[0][0].latest:
             self.context.reads.all_noted(found)
-        memberships = iter(found)
+        start = 0
         for later, users, objects, key, complete, v in asked:
-            made_of = later.made_of(list(islice(memberships, len(users))))
+            made_of = later.made_of(found if len(users) == len(found) else found[start : start + len(users)])
+            start += len(users)
+            if type(complete) is Rendering:
+                complete.all(made_of, objects, key, self, v)
+                continue
             for made, each in zip(objects, made_of, strict=True):
                 made[key] = complete(each, self, v)
 

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import connections
 from db.bare import Pool
 from db.cache import Cache
-from db.cache_format import State
+from db.cache_format import parse_state
 from db.clock import Clock
 from resolvers.catalogue import Catalogue
 from resolvers.reads import Reads
@@ -266,7 +266,7 @@ async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
             assert await slow.fill(leased.lease, generation, {"7": b""}) == 0
         fetched = await slow.fetch(["7"])
         assert fetched is not None
-        assert fetched.state == State(generation, int(version))
+        assert fetched.state == parse_state(generation + b":" + version)
 
 
 async def test_what_a_slow_reader_read_before_an_outage_is_not_joined_after_it(
