@@ -52,9 +52,9 @@ from server.uploads import Uploads
 if TYPE_CHECKING:
     from server.tracing import Traces
 
-# Of the connections for mutations so large a part, and one more, are for those that are several statements; and so
-# large a part may be at work on bulk changes: one of so many.
-SEVERAL_SHARE, BULK_SHARE = 3, 4
+# Of the connections for mutations so large a part, and one more, are for those that are several statements: one of so
+# many. Half of these may be at work on bulk changes.
+SEVERAL_SHARE = 4
 # Bulk changes that wait or are at work: more would be given up before they had their turn, and each holds its list.
 BULK_WAITING = 100
 # Who asks with a link, and has no points: all of them together take one caller's turns.
@@ -171,7 +171,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
                 reads,
                 operations,
                 Turns(Places(half), max(1, changes.size // 2)),
-                Turns(Places(min(half, BULK_WAITING)), 1, max(1, settings.pool_size // BULK_SHARE)),
+                Turns(Places(min(half, BULK_WAITING)), 1, several // 2),
                 settings.limits,
                 Links(files, secret, settings.link_minutes * 60, tokens.good),
                 wake,

@@ -115,7 +115,7 @@ class Settings:
     database_wait: int = setting(
         30, whole(0, 3600), "Seconds to wait at the start for a database that is not there yet."
     )
-    pool_size: int = setting(10, whole(4, 200), "Connections of one process for mutations.")
+    pool_size: int = setting(14, whole(4, 200), "Connections of one process for mutations.")
     read_pool_size: int = setting(6, whole(3, 200), "Connections of one process for queries.")
     redis_budget_ms: int = setting(
         50, whole(1, 5000), "Milliseconds that a read or a mutation waits for Redis, before it does without."
