@@ -9,15 +9,12 @@ trusts Redis again: whatever was stored before is then of an old generation and 
 import asyncio
 import logging
 import random
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import OutOfMemoryError
 
 from db import metrics
@@ -35,18 +32,21 @@ from db.cache_format import (
     STATE,
     TAKE_LEASES,
     USER,
+    USER_CHANNEL,
     Fetched,
     Leased,
     State,
     key,
     new_generation,
+    parse_run_id,
     parse_state,
 )
+from db.news import News
 from db.pipeline import Answered, Part, Pipeline, Script, once
+from db.redis_connections import connections
 
 log = logging.getLogger(__name__)
 
-RUN_ID = re.compile(rb"run_id:(\w+)")
 # Longer than the slowest fill: a read's statement timeout is 2.5 s (db/connections.py).
 LEASE_MS = 3_000
 # A process that Redis is cut off from cannot invalidate. With the lease this stays below the promised minute; spread,
@@ -71,16 +71,8 @@ class Cache:
 
     def __init__(self, url: str, budget_ms: int) -> None:
         self._budget = budget_ms / 1000
-        # redis-py would otherwise wait five seconds, ten times over, and send commands twice; the pipeline keeps time.
-        connections = ConnectionPool.from_url(
-            url,
-            socket_timeout=None,
-            socket_connect_timeout=None,
-            retry=Retry(NoBackoff(), 0),
-            protocol=3,
-            redis_connect_func=self._greet,
-        )
-        self.pipeline = Pipeline(connections.make_connection)
+        self.pipeline = Pipeline(connections(url, self._greet))
+        self.news = News(self.pipeline, self._budget)
         self._failures = 0
         # What they failed of last: the end of a connection is one failure, however many wait for it.
         self._failed_of: Exception | None = None
@@ -163,18 +155,24 @@ class Cache:
         return None if found is None else parse_state(found or state)
 
     async def invalidate(self, user_ids: Sequence[str]) -> None:
-        """Forget the users' lists. To be called after the commit and before the answer."""
+        """Forget the users' lists, and tell who watches them. To be called after the commit and before the answer."""
         if not user_ids:
             return
         if len(user_ids) <= FEW:
+            self.news.of_users(user_ids)
             await self._change("UNLINK", *map(key, user_ids))
             return
         # Redis does nothing else while it runs a command, and each has the whole budget.
         for start in range(0, len(user_ids), UNLINKED):
             users = "\n".join(user_ids[start : start + UNLINKED])
-            await self._change(REMOVE, [USER], [users])
+            await self._change(REMOVE, [USER], [users, USER_CHANNEL])
             if not self.available:
                 return  # whatever it holds is not read any more
+
+    async def forget(self, user_ids: Sequence[str]) -> None:
+        """Forget the lists of users whom somebody else has changed, who may not have got to it yet."""
+        for start in range(0, len(user_ids), UNLINKED):
+            await self._change("UNLINK", *map(key, user_ids[start : start + UNLINKED]))
 
     async def close(self) -> None:
         """Have everyone read from PostgreSQL, and those who have begun otherwise get their answers, until `open`.
@@ -194,6 +192,7 @@ class Cache:
 
     async def announce(self, catalogue_version: int) -> None:
         """Let every process know that the catalogue has reached that version. After the commit, before the answer."""
+        self.news.of_segments()
         await self._change(ANNOUNCE, [STATE], [new_generation(), catalogue_version])
 
     async def renounce(self) -> None:
@@ -204,8 +203,7 @@ class Cache:
         """Look whom a new connection reaches: a server that restarted may have old lists from its disk."""
         await connection.on_connect()
         await connection.send_command("INFO", "server")
-        run_id = RUN_ID.search(await connection.read_response(disable_decoding=True))
-        found = run_id[1] if run_id else None
+        found = parse_run_id(await connection.read_response(disable_decoding=True))
         if self._run_id not in (None, found):
             self._leave(ConnectionError("it is another server than before, or was restarted"))
         self._run_id = found

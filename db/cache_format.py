@@ -1,5 +1,6 @@
 """What lies under which key in Redis, and the scripts that change it in one step."""
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,6 +11,11 @@ STATE = b"segmentql:state"
 # While it is there nobody reads or stores lists.
 CLOSED = b"segmentql:closed"
 USER = "segmentql:user:"
+# Where those listen who watch a user, a task, or all segments. What is said there is no more than that there is news.
+USER_CHANNEL = "segmentql:user-changed:"
+TASK_CHANNEL = "segmentql:task-changed:"
+CATALOGUE_CHANNEL = "segmentql:catalogue-changed"
+RUN_ID = re.compile(rb"run_id:(\w+)")
 # First byte of a user's key; the generation follows.
 LIST, LEASE = b"V", b"L"
 GENERATION_LENGTH = 12
@@ -63,11 +69,13 @@ if redis.call('DECR', KEYS[1]) <= 0 then
   redis.call('UNLINK', KEYS[1])
 end
 """)
-# Many keys by one argument: several would take us ten times as long to send. No id has a line end.
+# Many keys by one argument: several would take us ten times as long to send. No id has a line end. Whoever watches one
+# of these users is told.
 REMOVE = Script("""
 local keys = {}
 for user in string.gmatch(ARGV[1], '[^\\n]+') do
   keys[#keys + 1] = KEYS[1] .. user
+  redis.call('PUBLISH', ARGV[2] .. user, '')
 end
 return redis.call('UNLINK', unpack(keys))
 """)
@@ -113,6 +121,12 @@ def key(user_id: str) -> str:
 def parse_state(value: bytes) -> State:
     generation, _, version = value.partition(b":")
     return State(generation, int(version), LIST + generation)
+
+
+def parse_run_id(info: bytes) -> bytes | None:
+    """Which start of a server it is that says this of itself."""
+    found = RUN_ID.search(info)
+    return found[1] if found else None
 
 
 def new_generation() -> bytes:

@@ -84,7 +84,11 @@ class Worker:
                     log.exception("the queue of tasks could not be looked into; it is tried again every second")
                 reached = False
             if claim is not None:
-                await self._attempt(claim)
+                self.cache.news.of_task(claim.id)
+                try:
+                    await self._attempt(claim)
+                finally:
+                    self.cache.news.of_task(claim.id)
                 continue
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), PAUSE_SECONDS)
@@ -182,6 +186,7 @@ async def _beat(attempt: Attempt) -> None:
             async with asyncio.timeout(LEASE_SECONDS / 2), attempt.writer.begin() as tx:
                 ours = await attempt.beat(tx)
             heard = loop.time()
+            attempt.cache.news.of_task(attempt.claim.id)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             log.warning("no heartbeat for task %s: %s", attempt.claim.id, type(error).__name__)
     raise LostError

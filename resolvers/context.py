@@ -16,6 +16,7 @@ from resolvers.fair_turns import FairTurns
 from resolvers.idempotency import Operations, Outcomes
 from resolvers.links import Links
 from resolvers.reads import Reads
+from resolvers.subscribing import Subscriptions
 from resolvers.turns import Turns
 
 
@@ -52,6 +53,10 @@ class Budget:
             raise LimitExceeded(f"The answer has more than {self._limit} items in its lists.")
 
 
+def _nothing() -> None:
+    pass
+
+
 # Not frozen: one is made for every request, and that would make it three times as slow.
 @dataclass(slots=True)
 class Context:
@@ -70,6 +75,7 @@ class Context:
     links: Links
     # Tells this process's worker, if it has one, that there is a new task.
     wake: Callable[[], None]
+    subscriptions: Subscriptions
     # What callers have to put in front of our paths.
     origin: Callable[[], str]
     caller: Caller
@@ -78,6 +84,8 @@ class Context:
     # What came of the mutations of this request; and before, when its answer was begun elsewhere and given up there.
     outcomes: Outcomes = field(default_factory=dict)
     before: Outcomes = field(default_factory=dict)
+    # Ends the connection of a subscriber who reads too slowly.
+    drop: Callable[[], None] = _nothing
 
     @property
     def client(self) -> str:
@@ -99,11 +107,16 @@ class Context:
             self.limits,
             self.links,
             self.wake,
+            self.subscriptions,
             origin,
             caller,
             payer,
             before=before or {},
         )
+
+    def let_go(self) -> None:
+        """Keep no connection: what GraphQL makes of an operation refers to itself, and stays for a while."""
+        self.drop, self.origin = _nothing, str
 
     @asynccontextmanager
     async def querying(self) -> AsyncIterator[AsyncConnection]:

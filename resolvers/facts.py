@@ -12,7 +12,7 @@ class Facts:
     request_id: str | None = None
     # The operation's name, as the caller chose it.
     operation: str | None = None
-    # query or mutation.
+    # query, mutation or subscription.
     kind: str | None = None
     # The beginning of the hash of the document's text.
     document: str | None = None
@@ -29,6 +29,8 @@ class Facts:
     statements: int = 0
     # Points, by the rate limit's prices.
     cost: int | None = None
+    # Whether it was counted and logged, while it still goes on: a subscription was when it had begun.
+    concluded: bool = False
     # Whether a mutation's answer was that of an earlier call with its key.
     replayed: bool = False
 

@@ -1,6 +1,6 @@
 """What resolvers count, for Prometheus."""
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 cache_lookups = Counter(
     "segmentql_cache_lookups_total",
@@ -15,3 +15,4 @@ refusals = Counter("segmentql_mutation_refusals_total", "Mutations that were ref
 replays = Counter(
     "segmentql_mutation_replays_total", "Mutations that were answered as an earlier call with their key.", ["mutation"]
 )
+subscriptions = Gauge("segmentql_subscriptions_open", "Subscriptions that are open.")

@@ -61,11 +61,11 @@ class TaskPayload:
 async def task(
     info: Info, id: Annotated[ID, strawberry.argument(description="The task's id. Null when you have no such task.")]
 ) -> Task | None:
-    task_id = _uuid(id)
-    return None if task_id is None else await _found(info, task_id)
+    task_id = parsed(id)
+    return None if task_id is None else await of_caller(info, task_id)
 
 
-async def _found(info: Info, task_id: UUID) -> Task | None:
+async def of_caller(info: Info, task_id: UUID) -> Task | None:
     """The caller's task of that id, as it is now."""
     async with info.context.querying() as conn:
         return await tasks.by_id(conn, task_id, info.context.client)
@@ -75,7 +75,7 @@ async def payload(info: Info, done: Done | None, errors: list[UserError]) -> Tas
     """What a mutation answers whose outcome names a task."""
     if done is None:
         return TaskPayload(None, replayed=False, user_errors=errors)
-    return TaskPayload(await _found(info, UUID(done.outcome["task_id"])), done.replayed, [])
+    return TaskPayload(await of_caller(info, UUID(done.outcome["task_id"])), done.replayed, [])
 
 
 async def list_tasks(
@@ -100,7 +100,7 @@ def _position(after: str | None) -> UUID | None:
     if after is None:
         return None
     (text,) = decode_cursor(after, CURSOR, str)
-    task_id = _uuid(str(text))
+    task_id = parsed(str(text))
     if task_id is None:
         raise bad_cursor()
     return task_id
@@ -171,7 +171,7 @@ async def cancel_task(
     ],
     idempotency_key: IdempotencyKey,
 ) -> TaskPayload:
-    task_id = _uuid(id)
+    task_id = parsed(id)
 
     async def work(tx: AsyncConnection, operation_id: int) -> Outcome:
         client = info.context.client
@@ -185,12 +185,16 @@ async def cancel_task(
             raise Refused([not_cancelable("A cleanup goes on until it is done: the segment is deleted already.")])
         return {"task_id": str(task_id)}
 
+    async def committed(_: Outcome) -> None:
+        assert task_id is not None
+        info.context.cache.news.of_task(task_id)
+
     wrong = [task_not_found(id)] if task_id is None else []
     # Its worker finds out by itself.
-    return await payload(info, *await mutate(info, idempotency_key, {"id": id}, wrong, work))
+    return await payload(info, *await mutate(info, idempotency_key, {"id": id}, wrong, work, committed))
 
 
-def _uuid(text: str) -> UUID | None:
+def parsed(text: str) -> UUID | None:
     """Tasks have ids of one form; what is none is no task's."""
     try:
         task_id = UUID(text)

@@ -10,13 +10,13 @@ from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
 
 from db.tables import Scope
-from resolvers import bulk, imports, memberships, reports, segments, tasks, users
+from resolvers import bulk, changes, imports, memberships, reports, segments, tasks, users
 from resolvers.values import BigInt
 from schema.costs import listing, of_points, one_statement, page, writing
-from schema.fields import leave_defaults_of_null_unsaid, resolved_by
+from schema.fields import leave_defaults_of_null_unsaid, resolved_by, subscribed_by
 from schema.payloads import BulkChangePayload, ChangeUserSegmentsPayload, SegmentPayload, TaskPayload
 from schema.scalars import BIG_INT, DateTime
-from schema.types import Segment, SegmentConnection, Task, TaskConnection, User
+from schema.types import Segment, SegmentConnection, Task, TaskConnection, User, UserChange
 
 
 @strawberry.type(description="What can be asked. Nothing here changes anything.")
@@ -126,6 +126,30 @@ class Mutation:
     )
 
 
+@strawberry.type(
+    description=(
+        "What can be watched, over WebSocket (graphql-transport-ws) or as server-sent events (graphql-sse). A "
+        "subscription is paid for when it begins, like a query of the same fields. Whoever reads too slowly is "
+        "disconnected, and begins anew."
+    )
+)
+class Subscription:
+    task_updated: Task = subscribed_by(
+        changes.task_updated,
+        "A background task of yours as it is, at once and whenever its status or progress has moved; ends when the "
+        "task's end was told. BAD_USER_INPUT when you have no such task.",
+        Scope.READ,
+        cost=one_statement(),
+    )
+    user_changed: UserChange = subscribed_by(
+        changes.user_changed,
+        "How a user's memberships change: the first message at once, then one for each change. Every change is told, "
+        "within a second of its commit, or 15 seconds at worst where Redis loses what it was told.",
+        Scope.READ,
+        cost=one_statement(),
+    )
+
+
 class Schema(strawberry.Schema):
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Nothing: whoever shows an error to a caller knows whether it belongs into a log (server/errors.py)."""
@@ -135,6 +159,7 @@ def schema(extensions: Iterable[Callable[[], SchemaExtension]] = ()) -> Schema:
     built = Schema(
         query=Query,
         mutation=Mutation,
+        subscription=Subscription,
         extensions=list(extensions),
         config=StrawberryConfig(scalar_map={datetime: DateTime, BigInt: BIG_INT}),
     )

@@ -34,6 +34,14 @@ def resolved_by(
     return strawberry.field(resolver=_for_graphql(resolver), description=description, metadata=metadata)
 
 
+def subscribed_by(
+    resolver: Callable[..., Any], description: str, scope: Scope | None = None, *, cost: Cost | None = None
+) -> Any:
+    """A field of Subscription: `resolver` refuses, or gives an iterator of what is told. Paid for when it begins."""
+    metadata = {RESOLVER: resolver, SCOPE: scope, COST: cost}
+    return strawberry.subscription(resolver=resolver, description=description, metadata=metadata)
+
+
 def _for_graphql(resolver: Callable[..., Any]) -> Callable[..., Any]:
     """The resolver as graphql-core is to have it.
 

@@ -284,6 +284,20 @@ class Task:
     error: str | None = resolved_by(tasks.error, "Why it FAILED, in a sentence.")
 
 
+@strawberry.type(description="News of a user who is watched.")
+class UserChange:
+    user: User = described("The user as of now: what `events` tell has taken effect.")
+    events: list[MembershipEvent] = described(
+        "What has happened since the message before, as `User.history` tells it, the oldest first; each event once. "
+        "Events of one segment come in their order; what took long to be committed, as an import does, may come after "
+        "later events of other segments. At most 1000; empty when `resync` is true."
+    )
+    resync: bool = described(
+        "True in the first message, and whenever something may be missing between this one and the one before, what "
+        "was told has been overtaken, or a rollout has moved: then `user` is to be read anew."
+    )
+
+
 @strawberry.type(description="A task's place in a list.")
 class TaskEdge:
     node: Task = described("The task.")

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 GRAPHQL_RESPONSE = "application/graphql-response+json"
 JSON = "application/json"
+STREAM = "text/event-stream"
 # A client that takes anything knows no more than JSON, which is therefore the first.
 OFFERS = (JSON, GRAPHQL_RESPONSE)
 
@@ -12,11 +13,30 @@ Ranges = dict[str, tuple[float, int]]
 
 
 def negotiated(accept: str) -> str | None:
-    """The most wanted of our media types, or None when none is accepted. An empty header accepts everything."""
+    """The most wanted of our media types, or None when none is accepted, or a stream is wanted.
+
+    An empty header accepts everything.
+    """
     ranges = _ranges(accept or "*/*")
+    if STREAM in ranges and _wants_stream(ranges):
+        return None
     best = max(OFFERS, key=lambda media: _preference(ranges, media))
     quality, _, _ = _preference(ranges, best)
     return best if quality > 0 else None
+
+
+def wants_stream(accept: str) -> bool:
+    """Whether server-sent events are wanted more than anything else that there is.
+
+    They have to be named before all others: many clients name them last, for whatever they ask.
+    """
+    return STREAM in accept.lower() and _wants_stream(_ranges(accept))
+
+
+def _wants_stream(ranges: Ranges) -> bool:
+    quality, position = ranges.get(STREAM, (0.0, 0))
+    others = (ranges[media] for media in (*OFFERS, "application/*", "*/*") if media in ranges)
+    return quality > 0 and all((quality, -position) > (other, -place) for other, place in others)
 
 
 def _preference(ranges: Ranges, media: str) -> tuple[float, int, int]:

@@ -3,7 +3,8 @@
 The places are this process's own. They protect it, and PostgreSQL behind it, also while Redis is away.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -154,6 +155,20 @@ class Gate:
             del self._inside[bucket]
 
 
+class Place:
+    """What somebody takes who is inside. What goes on for long gives it back as soon as it has begun."""
+
+    def __init__(self, gate: Gate, bucket: str) -> None:
+        self._gate: Gate | None = gate
+        self._bucket = bucket
+        gate.enter(bucket)
+
+    def leave(self) -> None:
+        if self._gate is not None:
+            self._gate.leave(self._bucket)
+            self._gate = None
+
+
 class Admission:
     """Lets requests for GraphQL in, or refuses them at once: nobody waits here."""
 
@@ -174,12 +189,12 @@ class Admission:
             return
         scope["state"]["payer"] = bucket
         scope["state"]["traffic"].note()
-        self._gate.enter(bucket)
+        scope["state"]["place"] = place = Place(self._gate, bucket)
         try:
             bill = bill or Bill(bucket, scope["state"]["limiter"], self._gate.policy, self._gate.empty)
             await self._admit(bill, scope, receive, send)
         finally:
-            self._gate.leave(bucket)
+            place.leave()
 
     def _refused(self, request: Request, bucket: str) -> Response | None:
         """Who has no point, or finds no place, costs neither a look into the request nor one into Redis."""
@@ -216,19 +231,27 @@ class Admission:
                         headers.update(_retry_after(verdict.retry_ms))
             await send(message)
 
-        token = _current.set(bill)
-        try:
+        with paying(bill):
             await self.app(scope, counted, with_headers)
-        finally:
-            _current.reset(token)
+
+
+@contextmanager
+def paying(bill: Bill) -> Iterator[None]:
+    """Have what is executed in the block paid with it."""
+    token = _current.set(bill)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def bucket_of(scope: Scope) -> str:
     """Whose points a request spends: those of its caller, or of its address where nobody is asked who they are."""
-    caller: Caller = scope["state"].get("caller", ANONYMOUS)
-    if caller is ANONYMOUS:
-        return bucket_of_address(neighbourhood(scope["state"]["address"]))
-    return bucket_of_client(caller)
+    return bucket_of_caller(scope["state"].get("caller", ANONYMOUS), scope["state"]["address"])
+
+
+def bucket_of_caller(caller: Caller, address: str) -> str:
+    return bucket_of_address(neighbourhood(address)) if caller is ANONYMOUS else bucket_of_client(caller)
 
 
 def bucket_of_address(place: str) -> str:

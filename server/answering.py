@@ -13,11 +13,12 @@ import time
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 
-from server import fast_protocol, logs, metrics
+from server import fast_protocol, logs, metrics, websocket_protocol
 from server.app import create_app
 from server.leaving import Everybody, Leaving, Server
 from server.settings import Settings, StartError
 from server.stop import Stop
+from server.websocket_protocol import WebSocketProtocol
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def answer(
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         lifespan="on",
-        ws="none",
+        ws=WebSocketProtocol,
+        **websocket_protocol.SETTINGS,
     )
     # What is there now stays: looking through all of it for garbage again and again would stop everybody for 0.1 s.
     gc.collect()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from db import connections, secrets
 from db.beside import beside
@@ -23,19 +23,20 @@ from resolvers.idempotency import Operations
 from resolvers.links import Links
 from resolvers.places import Places
 from resolvers.reads import Reads
+from resolvers.subscribing import Subscriptions
 from resolvers.turns import Turns
 from schema.api import schema
-from server import background, downloads, exposure, graphiql, health, metrics
+from server import background, downloads, exposure, graphiql, health, metrics, trusted
 from server.access import Access
 from server.addresses import Addresses
 from server.admission import Admission, Gate
-from server.authentication import Authentication
+from server.authentication import Authentication, Logins
 from server.charging import Charging
 from server.cors import cors
 from server.discretion import Discretion
 from server.documents import Documents
 from server.fast_path import FastPath
-from server.graphql import PATH, GraphQLView
+from server.graphql import PATH
 from server.hosts import Hosts, Names
 from server.jwt import Jwts
 from server.known_tokens import KnownTokens
@@ -43,11 +44,16 @@ from server.leaving import Leaving
 from server.long_lists import LongLists
 from server.middleware import BodyLimit, StandardHeaders, standard_headers
 from server.observation import Observation
+from server.operating import Operating
+from server.persisted import Persisted
 from server.plans import Plans
 from server.requests import RequestLog
+from server.sessions import Sessions
 from server.settings import Settings
 from server.traffic import Traffic
+from server.transports import Transports
 from server.uploads import Uploads
+from server.websockets import Shared
 
 if TYPE_CHECKING:
     from server.tracing import Traces
@@ -65,25 +71,34 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
     traces = _traces(settings)
     discreet = not exposure.shows_schema(settings)
     documents = Documents(settings.document_limits, discreet=discreet)
+    persisted = Persisted(automatic=settings.persisted_queries == "automatic")
     extensions = [documents.extension, Observation, Access, Charging().extension, LongLists]
-    built = schema([*([Discretion] if discreet else []), *extensions])
+    # Before anybody looks at a document it has to be known which one is meant.
+    built = schema([persisted.extension, *([Discretion] if discreet else []), *extensions])
+    persisted.trusted = trusted.read(settings, built, documents)
     leaving, gate = leaving or Leaving(), Gate(settings)
     headers = standard_headers(https=(settings.public_url or "").startswith("https:"))
     plans = Plans(built, documents)
-    view = GraphQLView(
+    logins, sessions = Logins(settings), Sessions(settings.max_subscriptions_per_client)
+    leaving.endings.append(sessions.end_all)
+    view = Transports(
         built,
         settings.execution_timeout,
         settings.public_url,
+        Shared(logins, gate, sessions, Operating(built, settings.execution_timeout, settings.slow_ms)),
         graphiql=exposure.shows_graphiql(settings),
     )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
         try:
-            async with working(settings, traces) as state:
+            async with (
+                working(settings, traces) as state,
+                sessions.looked_after(state["tokens"], state["jwts"], state["traffic"]),
+            ):
                 # What is traced goes the long way: that is what a trace is to show.
                 if traces is None and settings.fast_path == "on":
-                    state["fast_path"] = FastPath(settings, plans, gate, leaving, headers, state)
+                    state["fast_path"] = FastPath(settings, plans, persisted, gate, leaving, headers, state)
                 yield state
         finally:
             if traces is not None:
@@ -92,6 +107,7 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
     return Starlette(
         routes=[
             Route(PATH, view),
+            WebSocketRoute(PATH, view),
             *downloads.ROUTES,
             *Uploads(settings.max_upload_bytes).routes,
             *health.Readiness().routes,
@@ -109,7 +125,7 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
                 direct=exposure.takes_direct_requests_alone(settings),
             ),
             *cors(settings),
-            Middleware(Authentication, settings=settings),
+            Middleware(Authentication, logins=logins),
             Middleware(Admission, gate=gate),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
         ],
@@ -147,6 +163,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
     mutations = max(1, settings.max_concurrent // 2)
     half = max(1, mutations // 2)
     operations = Operations(writer, changes, mutations)
+    subscriptions = Subscriptions(settings.redis_url, reader, cache, catalogue, settings.max_subscriptions_per_client)
     files, traffic = Files(settings.store), Traffic()
     jwts = None if settings.jwt_issuer is None else Jwts(settings)
     try:
@@ -161,6 +178,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
             background.beside_requests(settings, writer, files, cache, traffic) as wake,
             KnownTokens(reader, operations).running() as tokens,
             beside(catalogue.poll()),
+            subscriptions.running(),
         ):
             context = Context(
                 reader,
@@ -175,6 +193,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
                 settings.limits,
                 Links(files, secret, settings.link_minutes * 60, tokens.good),
                 wake,
+                subscriptions,
                 str,
                 ANONYMOUS,
                 LINKS,

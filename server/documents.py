@@ -69,15 +69,22 @@ class Documents:
         self.discreet = discreet
         self._valid: OrderedDict[str, Known] = OrderedDict()
         self._characters = 0
+        # Those that are never forgotten (server/trusted.py).
+        self._pinned: dict[str, Known] = {}
 
     def extension(self) -> SchemaExtension:
         return DocumentExtension(self)
 
     def find(self, text: str) -> Known | None:
         known = self._valid.get(text)
-        if known is not None:
-            self._valid.move_to_end(text)
+        if known is None:
+            return self._pinned.get(text)
+        self._valid.move_to_end(text)
         return known
+
+    def pin(self, text: str, document: DocumentNode) -> None:
+        """Keep a valid document for good: the operator's choice, and not a caller's."""
+        self._pinned[text] = Known(document)
 
     def keep(self, text: str, document: DocumentNode) -> None:
         """Keep a valid document. Invalid ones are never kept: they would be an attacker's choice."""

@@ -35,6 +35,20 @@ class Failure:
     places: int = 0
 
 
+def answer_of(result: ExecutionResult) -> dict[str, Any]:
+    """What a caller is answered."""
+    errors = presentable(result)
+    answer: dict[str, Any] = {}
+    if errors:
+        answer["errors"] = [error.formatted for error in errors]
+    # Without a path it is the request that is wrong: there is no `data` then, not even null.
+    if result.data is not None or any(error.path for error in errors):
+        answer["data"] = result.data
+    if result.extensions:
+        answer["extensions"] = result.extensions
+    return answer
+
+
 def presentable(result: ExecutionResult) -> list[GraphQLError]:
     """The errors as the caller may see them; those that are ours to mend are logged, and masked with an id."""
     early = isinstance(result, PreExecutionError)

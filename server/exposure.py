@@ -11,6 +11,8 @@ THIS_MACHINE = ("localhost", "*.localhost", "127.0.0.1", "[::1]")
 
 
 def shows_graphiql(settings: Settings) -> bool:
+    if settings.trusted_documents is not None:
+        return False  # it could ask nothing: see server/trusted.py
     return settings.graphiql == "on" or (settings.graphiql == "auto" and is_ours_alone(settings))
 
 

@@ -34,6 +34,8 @@ from server.jwt import Jwts
 from server.known_tokens import KnownTokens
 from server.leaving import Leaving
 from server.middleware import SHARE_BYTES
+from server.naming import DOCUMENT_ID
+from server.persisted import Persisted
 from server.plans import ROOT, Plan, Plans
 from server.requests import REQUEST_ID, conclude, new_id
 from server.runs import Run
@@ -101,12 +103,16 @@ class FastPath:
         self,
         settings: Settings,
         plans: Plans,
+        persisted: Persisted,
         gate: Gate,
         leaving: Leaving,
         headers: Mapping[str, str],
         state: Mapping[str, Any],
     ) -> None:
         self._plans = plans
+        self._persisted = persisted
+        # Whether a text alone is not enough to be executed.
+        self._all_named = persisted.trusted is not None
         self._gate = gate
         self._leaving = leaving
         # What finds room always: see server/middleware.py.
@@ -181,9 +187,12 @@ class FastPath:
             return None
         try:
             given = orjson.loads(body)
-            if has_long_numbers(body) or given.get("extensions") is not None:
+            if has_long_numbers(body):
                 return None
-            plan = self._plans.find(given.get("query"), given.get("operationName"))
+            query = given.get("query")
+            if self._all_named or "extensions" in given or DOCUMENT_ID in given or query is None:
+                query = self._persisted.at_hand(given, self._shared.cache)
+            plan = self._plans.find(query, given.get("operationName"))
             if plan is None or asked.rank < plan.rank:
                 return None
             variables = given.get("variables")

@@ -116,6 +116,8 @@ class FastProtocol(Protocol):
         """Make up for what `begin_message` has left out."""
         url, expect = self.url, self.expect_100_continue
         super().begin_message()
+        # For what goes on for long (server/streams.py).
+        self.scope["state"]["transport"] = self.transport
         self.url, self.expect_100_continue = url, expect
         self.headers += headers
 

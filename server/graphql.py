@@ -10,28 +10,32 @@ from typing import Any
 import orjson
 from cross_web import AsyncHTTPRequestAdapter, HTTPException
 from graphql import GraphQLError
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
+from strawberry.exceptions import MissingQueryError
 from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
 from strawberry.http.base import BaseRequestProtocol
 from strawberry.schema.base import BaseSchema
-from strawberry.schema.exceptions import InvalidOperationTypeError
+from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import ExecutionResult, SubscriptionExecutionResult
+from strawberry.types.graphql import OperationType
 
 from resolvers import facts
 from resolvers.context import Context
 from resolvers.errors import TimedOut
 from server import graphiql
 from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
-from server.errors import presentable
+from server.errors import answer_of
+from server.naming import DOCUMENT_ID, with_names
 
 PATH = "/graphql"
 PARAMETERS = {
     "query": (str, "a string"),
     "operationName": (str, "a string"),
+    DOCUMENT_ID: (str, "a string"),
     "variables": (dict, "an object"),
     "extensions": (dict, "an object"),
 }
@@ -50,6 +54,12 @@ TEXTS = re.compile(rb'"[^"]*"?')
 MOST_QUOTES = 4 * (MOST_VALUES + 1)
 # From here on a floating-point number stands for several whole ones: it could be one user's id, or another's.
 INEXACT = 2**53
+# What is answered at once.
+ANSWERED = {"GET": {OperationType.QUERY}, "POST": {OperationType.QUERY, OperationType.MUTATION}}
+NO_STREAM = (
+    "A subscription is answered over WebSocket (graphql-transport-ws), or as a stream where `Accept` names "
+    "text/event-stream before all others."
+)
 NO_PAGE = "There is no page here: GraphQL is asked with POST. GraphiQL is served where SEGMENTQL_GRAPHIQL is on."
 # What is refused by its status alone is the caller's mistake, but for these.
 REFUSALS = {
@@ -81,6 +91,8 @@ class GraphQLView(GraphQL[Context, None]):
             response = refusal(request, error.status_code, error.reason)
             if isinstance(error.__cause__, InvalidOperationTypeError):
                 response = refusal(request, 405, "Mutations are sent with POST.", {"Allow": "POST"})
+                if error.__cause__.operation_type is OperationType.SUBSCRIPTION:
+                    response = refusal(request, 400, NO_STREAM)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -101,7 +113,7 @@ class GraphQLView(GraphQL[Context, None]):
         shared: Context = request.state.context
         # Without a caller nothing is executed (server/authentication.py).
         before = getattr(request.state, "before", None)
-        origin = partial(_origin, request, self._public_url)
+        origin = partial(origin_of, request, self._public_url)
         return shared.of(request.state.caller, request.state.payer, origin, before)
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
@@ -120,7 +132,7 @@ class GraphQLView(GraphQL[Context, None]):
             query=given.get("query"),
             variables=given.get("variables"),
             operation_name=given.get("operationName"),
-            extensions=given.get("extensions"),
+            extensions=with_names(given, given.get("extensions")),
         )
 
     def parse_json(self, data: str | bytes) -> Any:
@@ -153,22 +165,37 @@ class GraphQLView(GraphQL[Context, None]):
             timed_out = TimedOut()
             return ExecutionResult(data=None, errors=[GraphQLError(str(timed_out), original_error=timed_out)])
 
+    async def execute_single(
+        self, request: Request, request_adapter: AsyncHTTPRequestAdapter, *args: Any, **kwargs: Any
+    ) -> ExecutionResult:
+        # Strawberry's own would take a subscription for a query here.
+        given: GraphQLRequestData = kwargs["request_data"]
+        try:
+            return await self.schema.execute(
+                given.query,
+                given.variables,
+                kwargs["context"],
+                kwargs["root_value"],
+                given.operation_name,
+                ANSWERED[request_adapter.method],
+                given.extensions,
+            )
+        except InvalidOperationTypeError as error:
+            raise HTTPException(400, error.as_http_error_reason(request_adapter.method)) from error
+        except CannotGetOperationTypeError as error:
+            raise HTTPException(400, error.as_http_error_reason()) from error
+        except MissingQueryError as error:
+            raise HTTPException(400, "No GraphQL query found in the request") from error
+
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)
         response.media_type = _media(request)
         return response
 
     async def process_result(self, request: Request, result: ExecutionResult) -> GraphQLHTTPResponse:
-        errors = presentable(result)
-        answer: dict[str, Any] = {}
-        if errors:
-            answer["errors"] = [error.formatted for error in errors]
-            facts.current().code = str((errors[0].extensions or {}).get("code"))
-        # Without a path it is the request that is wrong: there is no `data` then, not even null.
-        if result.data is not None or any(error.path for error in errors):
-            answer["data"] = result.data
-        if result.extensions:
-            answer["extensions"] = result.extensions
+        answer = answer_of(result)
+        if "errors" in answer:
+            facts.current().code = str(answer["errors"][0]["extensions"]["code"])
         return answer  # type: ignore[return-value]  # Strawberry's type says that `data` is always there
 
     def create_response(
@@ -187,7 +214,7 @@ class GraphQLView(GraphQL[Context, None]):
 
 
 def refusal(
-    request: Request, status: int, message: str, headers: dict[str, str] | None = None, **extensions: object
+    request: HTTPConnection, status: int, message: str, headers: dict[str, str] | None = None, **extensions: object
 ) -> Response:
     """What cannot be understood as GraphQL over HTTP still gets an answer that a GraphQL client can read."""
     code = REFUSALS.get(status, "BAD_USER_INPUT")
@@ -207,18 +234,22 @@ def not_allowed(request: Request) -> Response | None:
 def wants_page(request: Request) -> bool:
     return (
         request.method == "GET"
-        and "query" not in request.query_params
+        and not request.query_params.keys() & {"query", DOCUMENT_ID, "extensions"}
         and "text/html" in request.headers.get("accept", "")
     )
 
 
-def _origin(request: Request | WebSocket, public_url: str | None) -> str:
+def origin_of(request: Request | WebSocket, public_url: str | None) -> str:
     """Scheme and host as the caller wrote them, unless others were set: whoever is told of them is the caller."""
     return public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
-def _media(request: Request | WebSocket) -> str | None:
-    return negotiated(",".join(request.headers.getlist("accept"))[:HEADER_CHARACTERS])
+def _media(request: HTTPConnection) -> str | None:
+    return negotiated(accept_of(request))
+
+
+def accept_of(request: HTTPConnection) -> str:
+    return ",".join(request.headers.getlist("accept"))[:HEADER_CHARACTERS]
 
 
 def _values(data: str | bytes) -> int:

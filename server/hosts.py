@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.graphql import refusal
@@ -51,8 +51,8 @@ class Hosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Probes use the address of a container, which nobody can know beforehand.
-        if scope["type"] == "http" and scope["path"] not in HEALTH:
-            request = Request(scope)
+        if scope["type"] in ("http", "websocket") and scope["path"] not in HEALTH:
+            request = HTTPConnection(scope)
             given = request.headers.getlist("host")
             if (host := self._names.named(given[0] if len(given) == 1 else None)) is None:
                 await refusal(request, 400, "Host must have one of this service's names.")(scope, receive, send)
@@ -66,7 +66,7 @@ class Hosts:
                 return
         await self.app(scope, receive, send)
 
-    def _is_ours(self, request: Request, host: tuple[str, int | None]) -> bool:
+    def _is_ours(self, request: HTTPConnection, host: tuple[str, int | None]) -> bool:
         """Whether no page sent it, or our own, or one that may."""
         origin = request.headers.get("origin")
         if origin is None or self._origins is None or origin in self._origins:

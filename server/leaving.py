@@ -10,9 +10,9 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -50,6 +50,8 @@ class Leaving:
     """Shared by the server, which is told to stop, and by what answers: not ready then, and keeping no connection."""
 
     begun: bool = False
+    # What ends those connections that would go on for ever.
+    endings: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Everybody:
@@ -119,6 +121,8 @@ class Server(uvicorn.Server):
             # Those who wait to be let in are the others', and so is the socket.
             for server in self.servers:
                 server.close()
+        for end in self._leaving.endings:
+            end()
         try:
             await self._finish_arriving()
         finally:

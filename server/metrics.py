@@ -54,6 +54,10 @@ lag = Histogram(
     "How much later than asked the event loop came back to a timer: how long everything in the process stood still.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+subscription_messages = Counter("segmentql_subscription_messages_total", "Messages that subscribers were sent.")
+subscribers_dropped = Counter(
+    "segmentql_subscribers_dropped_total", "Connections that were ended because messages were not read fast enough."
+)
 draining = Gauge("segmentql_draining", "1 once the process was told to stop: it is not ready, and finishes.")
 Info("segmentql_build", "Which version runs, on which Python.").info(
     {"version": version("segmentql"), "python": platform.python_version()}

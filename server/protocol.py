@@ -84,6 +84,8 @@ class Protocol(HttpToolsProtocol):
         # After headers that are, without a byte of the body: how it is cut into chunks, and what trails behind it.
         self._beside = 0
         self._too_large = self._refused = False
+        # Whether it is a WebSocket by now, and nothing here is its business.
+        self._left = False
 
     @property
     def in_headers(self) -> bool:
@@ -123,7 +125,8 @@ class Protocol(HttpToolsProtocol):
         self._size = len(data)
         self._beside += self._size
         super().data_received(data)
-        self._look(self._size)
+        if not self._left:
+            self._look(self._size)
 
     def _look(self, size: int) -> None:
         """What is to be done after so many bytes were read."""
@@ -138,6 +141,18 @@ class Protocol(HttpToolsProtocol):
         elif self._ended and not self._in_headers and self.cycle.response_complete:
             self._keep()
         self._watch_headers()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._refuse(HTTPStatus.BAD_REQUEST, "A WebSocket begins when what was asked before is answered.")
+            return
+        self._left = True
+        for timer in (self._timer, self._reading, self._lingering):
+            if timer is not None:
+                timer.cancel()
+        super().handle_websocket_upgrade()
+        # It refers to us, and would keep both.
+        del self.parser
 
     def _watch_headers(self) -> None:
         if self._refused:

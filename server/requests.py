@@ -62,11 +62,13 @@ class RequestLog:
             raise
         finally:
             metrics.open_requests.value -= 1
-            conclude(noted, scope["method"], scope["path"], status, perf_counter() - began, size, self._slow_ms)
+            if not noted.concluded:
+                conclude(noted, scope["method"], scope["path"], status, perf_counter() - began, size, self._slow_ms)
 
 
 def conclude(noted: Facts, method: str, path: str, status: int, seconds: float, size: int, slow_ms: int) -> None:
-    """Count and log a request that has come to its end."""
+    """Count and log a request that has come to its end, or a subscription that has begun."""
+    noted.concluded = True
     noted.outcome = _outcome(noted, status)
     route = _route(path)
     metrics.count_request(route, method, status)

@@ -12,6 +12,7 @@ from server.documents import DocumentLimits
 from server.setting_kinds import (
     ANY,
     DATABASE,
+    FILE,
     FILES,
     FOLDER,
     HOSTS,
@@ -89,6 +90,17 @@ class Settings:
         one_of("auto", "on", "off"),
         "Whether callers may ask for the schema, and are told names that they may have meant. `auto`: likewise.",
     )
+    persisted_queries: str = setting(
+        "automatic",
+        one_of("automatic", "off"),
+        "Whether a document that was sent once can be named by its hash from then on, as Apollo Client and urql do.",
+    )
+    trusted_documents: Path | None = setting(
+        None,
+        FILE,
+        "A manifest of documents, as Relay, Apollo or GraphQL Code Generator write it. With it these alone are "
+        "executed, and GraphiQL is not served.",
+    )
     rate_limit: int = setting(
         1_000,
         whole(0, 1_000_000),
@@ -106,6 +118,12 @@ class Settings:
     )
     max_concurrent_per_client: int = setting(
         500, whole(1, 100_000), "Of these, of one client (without authentication: of one address)."
+    )
+    max_subscriptions_per_client: int = setting(
+        2_000,
+        whole(1, 100_000),
+        "Subscriptions of one client (without authentication: of one address) that one process has open, and "
+        "connections that they go over.",
     )
     database_url: str | None = setting(
         None, DATABASE, "PostgreSQL 18. Without it, and without a Redis URL, own servers are started."

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections, migrate
 from jobs.partitions import keep_ahead
-from server import embedded, fast_protocol
+from server import embedded, fast_protocol, websocket_protocol
 from server.app import create_app
 from server.embedded import Servers
 from server.settings import Settings
@@ -162,7 +162,8 @@ def serve(settings: Settings, engine: AsyncEngine, redis: Redis) -> Serve:
                 http=fast_protocol.bounded(changed.max_header_bytes),
                 log_config=None,
                 access_log=False,
-                ws="none",
+                ws=websocket_protocol.WebSocketProtocol,
+                **websocket_protocol.SETTINGS,
                 lifespan="on",
                 timeout_graceful_shutdown=5,
                 timeout_keep_alive=60,

@@ -47,6 +47,8 @@ def test_everything_can_be_set() -> None:
         "metrics_host": "127.0.0.2",
         "tracing": "otlp",
         "fast_path": "off",
+        "persisted_queries": "off",
+        "trusted_documents": "/my documents.json",
     }
     lists = {
         "allowed_hosts": "segments.example.com,*.example.com,[::1]",
@@ -59,6 +61,7 @@ def test_everything_can_be_set() -> None:
     environ = URLS | {PREFIX + name.upper(): value for name, value in (others | lists | numbers).items()}
     found = dataclasses.asdict(from_environ(environ))
     assert found["data_dir"] == Path("/my data")
+    assert found["trusted_documents"] == Path("/my documents.json")
     for name in lists:
         found[name] = ",".join(map(str, found[name]))
     assert {PREFIX + name.upper(): str(value) for name, value in found.items()} == environ
