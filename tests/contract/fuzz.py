@@ -1,0 +1,109 @@
+"""Schemathesis against a server of its own: thousands of requests drawn from the schema, and nothing of them may fail.
+
+Run by `make contract` and `make fuzz-schema`: python tests/contract/fuzz.py SCHEMATHESIS CASES
+"""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+START_SECONDS, RUN_SECONDS = 60, 900
+# Below that a second process takes longer to start than it saves.
+ALONE = 1_000
+CASES = re.compile(r"(\d+) generated")
+CREATE = 'mutation { createSegment(input: {slug: "%s"}, idempotencyKey: "fuzz-create-%s") { replayed } }'
+
+
+def main(schemathesis: str, cases: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as url:
+        began = time.monotonic()
+        operations = prepare(url)
+        processes = 1 if cases < ALONE else os.cpu_count() or 1
+        each = -(-cases // (operations * processes))
+        running = [start(schemathesis, url, Path(folder) / str(number), each, number) for number in range(processes)]
+        outputs = [process.communicate(timeout=RUN_SECONDS)[0] for process in running]
+        seconds = time.monotonic() - began
+        for process, output in zip(running, outputs, strict=True):
+            if process.returncode:
+                print(output)
+                raise SystemExit("Schemathesis has found something")
+        log = (Path(folder) / "log").read_text()
+        if "internal error" in log or "Traceback" in log:
+            print(log)
+            raise SystemExit("Something has failed: see the log above")
+        found = sum(int(count[1]) for output in outputs if (count := CASES.search(output)))
+        if found < cases:
+            raise SystemExit(f"Only {found} of {cases} requests were sent")
+        print(f"Schemathesis: {found} requests of {operations} operations in {seconds:.0f} s, and nothing failed")
+
+
+def start(schemathesis: str, url: str, folder: Path, each: int, number: int) -> subprocess.Popen[str]:
+    """Begin to send so many requests of each operation: the same ones each time, but other ones for each number."""
+    folder.mkdir()
+    options = ["--phases", "fuzzing", "--checks", "answered", "--max-examples", str(each), "--seed", str(number + 1)]
+    command = [schemathesis, "--no-color", "run", f"{url}/graphql", "--generation-database", "none", *options]
+    environ = os.environ | {"SCHEMATHESIS_HOOKS": str(HERE / "checks.py")}
+    return subprocess.Popen(
+        command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def prepare(url: str) -> int:
+    """Have something to ask for; returns how many queries and mutations there are."""
+    with httpx.Client(base_url=url) as http:
+        for slug in "ABCDEFGH":
+            http.post("/graphql", json={"query": CREATE % (slug, slug)}).raise_for_status()
+        query = "{ __schema { queryType { fields { name } } mutationType { fields { name } } } }"
+        found = http.post("/graphql", json={"query": query}).json()["data"]["__schema"]
+    return len(found["queryType"]["fields"]) + len(found["mutationType"]["fields"])
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "SEGMENTQL_PORT": str(port),
+        "SEGMENTQL_DATA_DIR": str(folder / "data"),
+        # Each request may ask for as much as it likes, and all come from one address.
+        "SEGMENTQL_RATE_LIMIT": "0",
+        "SEGMENTQL_SERVE_TASKS": "1",
+    }
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SEGMENTQL_")} | settings
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "server", "serve"]
+        server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+        try:
+            wait(f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(START_SECONDS)
+
+
+def wait(url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise SystemExit("The server did not start")
+
+
+if __name__ == "__main__":
+    main(str(Path(sys.argv[1]).absolute()), int(sys.argv[2]))
