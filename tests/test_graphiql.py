@@ -1,35 +1,24 @@
 """GraphiQL opens from our own files alone, ready to run, and leaves the browser nothing to complain about."""
 
 import json
-import os
 import re
 from base64 import b64encode
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from hashlib import sha384
-from pathlib import Path
-from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
-import pytest
-from playwright.async_api import Page, Request, Response, async_playwright, expect
+from browsers import TABS, chromium, first_visit, is_answer, run
+from callers import a_token
+from conftest import Serve
+from playwright.async_api import Page, expect
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 
 from server import graphiql
 
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-SLUG = "AVITO_DISCOUNT_50"
-TABS = ["CreateSegment", "AddUser", "ReadItBack", "SeeTheHistory"]
+__all__ = ["chromium"]
 
-expect.set_options(timeout=20_000)  # a browser among many busy test processes
+NO_PAGES = {"hasNextPage": False, "endCursor": None}
 
 
 def test_each_vendored_file_is_the_one_that_was_published() -> None:
@@ -49,10 +38,10 @@ def test_each_vendored_package_has_its_licence_named() -> None:
 
 
 def test_the_page_names_no_other_host_and_only_files_that_exist() -> None:
-    for name in ["index.html", "segmentql.css", "segmentql.js"]:
+    for name in ["index.html", "segmentql.css", "segmentql.js", "tabs.js"]:
         assert not re.findall(r"https?://|[\"'(]//", (graphiql.FILES / name).read_text()), name
     assets = re.findall(r'(?:src|href)="(.*?)"', graphiql.INDEX)
-    assert len(assets) == 9
+    assert len(assets) == 11
     for asset in assets:
         assert asset.startswith("/graphiql/")
         assert (graphiql.FILES / asset.removeprefix("/graphiql/")).is_file(), asset
@@ -86,118 +75,114 @@ async def test_only_files_with_a_version_in_their_path_are_kept_by_browsers() ->
     assert (folder.status_code, folder.headers["location"]) == (307, "/graphql")
 
 
-async def test_a_newcomer_runs_the_four_tabs_in_order(server_url: str) -> None:
-    async with first_visit(server_url) as page:
-        assert await page.get_by_role("tab").all_inner_texts() == TABS
-
-        created = (await run(page, "CreateSegment"))["createSegment"]
-        assert (created["segment"]["slug"], created["replayed"], created["userErrors"]) == (SLUG, False, [])
-        assert await run(page, "CreateSegment") == {"createSegment": {**created, "replayed": True}}
-
-        changed = (await run(page, "AddUser"))["changeUserSegments"]
-        assert {"slug": SLUG} in changed.pop("user")["segments"]
-        assert changed == {
-            "added": [SLUG],
-            "updated": [],
-            "removed": [],
-            "unchanged": [],
-            "replayed": False,
-            "userErrors": [],
-        }
-
-        user = (await run(page, "ReadItBack"))["user"]
-        assert (user["id"], user["isIn"]) == ("1000", True)
-        assert {"slug": SLUG, "description": "Half price on the first order"} in user["segments"]
-        [membership] = [each for each in user["memberships"] if each["segment"]["slug"] == SLUG]
-        assert membership["source"] == "EXPLICIT"
-        assert membership["expiresAt"] > membership["addedAt"]
-
-        history = (await run(page, "SeeTheHistory"))["user"]["history"]
-        [event] = [each for each in history["nodes"] if each["slug"] == SLUG]
-        assert (event["action"], event["expiresAt"]) == ("ADDED", membership["expiresAt"])
-        assert history["pageInfo"]["hasNextPage"] is False
-
-
-async def test_the_tabs_are_still_there_on_the_next_visit(server_url: str) -> None:
-    async with first_visit(server_url) as page:
+async def test_tools_open_and_the_tabs_are_still_there_on_the_next_visit(chromium: str, server_url: str) -> None:
+    async with first_visit(chromium, server_url) as page:
         variables = page.get_by_label("Variables", exact=True)
         await expect(variables).to_contain_text('"try-create-segment-1"')
+        await tools_open(page)
         async with page.expect_response(is_answer):
             await page.reload(wait_until="networkidle")
-        await expect(variables).to_contain_text('"try-create-segment-1"')
+        await expect(variables).to_contain_text('"user": "1000"')
         assert await page.get_by_role("tab").all_inner_texts() == TABS
 
 
-async def test_documentation_explorer_and_dialogs_open(server_url: str) -> None:
-    async with first_visit(server_url) as page:
+async def tools_open(page: Page) -> None:
+    await page.get_by_label("Show Documentation Explorer").click()
+    docs = page.get_by_label("Documentation Explorer", exact=True)
+    await expect(docs).to_contain_text("query: Query")
+    await expect(docs).to_contain_text("mutation: Mutation")
+    await docs.get_by_role("link", name="Mutation", exact=True).click()
+    await expect(docs).to_contain_text("createSegment(")
+
+    await page.get_by_label("Show GraphiQL Explorer").click()
+    await expect(page.locator(".graphiql-explorer-root")).to_contain_text("createSegment")
+
+    await run(page, "ReadItBack")
+    await page.get_by_label("Show History").click()
+    await expect(page.get_by_label("History", exact=True)).to_contain_text("ReadItBack")
+
+    for dialog, title in [("Open short keys dialog", "Short Keys"), ("Open settings dialog", "Settings")]:
+        await page.get_by_label(dialog).click()
+        await expect(page.get_by_role("dialog")).to_contain_text(title)
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+async def test_a_token_is_kept_for_the_session_and_nowhere_else(
+    serve: Serve, chromium: str, engine: AsyncEngine
+) -> None:
+    token = await a_token(engine, "read")
+    async with (
+        serve(authentication="required", graphiql="on") as client,
+        first_visit(chromium, str(client.http.base_url), allowed=("401",)) as page,
+    ):
+        hint = page.get_by_role("status").first
+        await expect(hint).to_have_text(re.compile("^A token is needed."))
+        await page.get_by_label("Token").fill("segmentql_mistyped")
+        await page.get_by_label("Token").press("Enter")
+        await expect(hint).to_have_text(re.compile("^The token at the top is not accepted"))
+        await page.get_by_label("Token").fill(f"Bearer {token.text}")
+        await page.get_by_label("Token").press("Enter")
+        await expect(hint).to_have_text("")
+        assert await run(page, "ListSegments") == {"segments": {"nodes": [], "pageInfo": NO_PAGES}}
+
+        # What is written among the headers goes before, and is as little for the next visitor.
+        await page.get_by_role("button", name="Headers").click()
+        await page.get_by_label("Headers", exact=True).click()
+        await page.keyboard.insert_text('{"authorization": "Bearer segmentql_other"}')
+        await page.get_by_label("Execute query").click()
+        await expect(page.get_by_label("Result Window")).to_contain_text("UNAUTHENTICATED")
+        await page.get_by_label("Show History").click()
+        await page.reload(wait_until="networkidle")
+        await expect(page.get_by_label("Token")).to_have_value(token.text)
+        kept = await page.evaluate("JSON.stringify(localStorage)")
+        assert "ListSegments" in kept
+        assert token.secret not in kept
+        assert "segmentql_other" not in kept
+        await page.get_by_label("Token").fill("")
+        assert await page.evaluate("sessionStorage.length") == 0
+
+
+async def test_a_page_without_the_schema_still_runs_what_is_asked(serve: Serve, chromium: str) -> None:
+    async with (
+        serve(introspection="off", graphiql="on") as client,
+        first_visit(chromium, str(client.http.base_url), allowed=("400",)) as page,
+    ):
+        await expect(page.get_by_role("status").first).to_have_text(re.compile("does not show its schema"))
+        assert await run(page, "ListSegments") == {"segments": {"nodes": [], "pageInfo": NO_PAGES}}
         await page.get_by_label("Show Documentation Explorer").click()
-        docs = page.get_by_label("Documentation Explorer", exact=True)
-        await expect(docs).to_contain_text("query: Query")
-        await expect(docs).to_contain_text("mutation: Mutation")
-        await docs.get_by_role("link", name="Mutation", exact=True).click()
-        await expect(docs).to_contain_text("createSegment(")
-
-        await page.get_by_label("Show GraphiQL Explorer").click()
-        await expect(page.locator(".graphiql-explorer-root")).to_contain_text("createSegment")
-
-        for dialog, title in [("Open short keys dialog", "Short Keys"), ("Open settings dialog", "Settings")]:
-            await page.get_by_label(dialog).click()
-            await expect(page.get_by_role("dialog")).to_contain_text(title)
-            await page.keyboard.press("Escape")
-            await expect(page.get_by_role("dialog")).to_have_count(0)
+        await expect(page.get_by_label("Documentation Explorer", exact=True)).to_contain_text("Error fetching schema")
 
 
-@asynccontextmanager
-async def first_visit(server_url: str) -> AsyncGenerator[Page]:
-    """A browser without a past; whatever it complains about fails the test at the end."""
-    require_chromium()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = await browser.new_page(viewport={"width": 1440, "height": 1000})
-        complaints = complaints_about(page, server_url)
-        async with page.expect_response(is_answer):  # the introspection, and idle: no request is cut short later on
-            document = await page.goto(f"{server_url}/graphql", wait_until="networkidle")
-        assert document is not None
-        assert document.headers["content-security-policy"] == graphiql.POLICY
-        yield page
-        await browser.close()
-    assert complaints == []
+async def test_a_link_fills_a_tab_and_runs_nothing(chromium: str, server_url: str) -> None:
+    query = 'mutation Mine($key: String!) { deleteSegment(slug: "Ä&+#", idempotencyKey: $key) { replayed } }'
+    mine = {"query": query, "variables": '{"key": "mine-1234"}', "operationName": "Mine"}
+    # The browser fetches its icon when it likes, and a new page cuts that short.
+    async with first_visit(chromium, server_url, f"#{urlencode(mine)}", allowed=("favicon.svg",)) as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.post_data or ""))
+        selected = page.get_by_role("tab", selected=True)
+        variables = page.get_by_label("Variables", exact=True)
+        assert page.url == f"{server_url}/graphql"
+        assert await page.get_by_role("tab").all_inner_texts() == [*TABS, "Mine"]
+        await expect(selected).to_contain_text("Mine")
+        await expect(page.get_by_label("Query Editor")).to_contain_text('"Ä&+#"')
+        await expect(variables).to_contain_text("mine-1234")
 
+        await page.get_by_label("Token").fill("segmentql_secret")
+        hint = page.get_by_role("status").first
+        await page.get_by_role("button", name="Copy link").click()
+        await expect(hint).to_have_text(re.compile("^A link to this tab was copied."))
+        link = urlsplit(await page.evaluate("navigator.clipboard.readText()"))
+        assert f"{link.scheme}://{link.netloc}{link.path}" == f"{server_url}/graphql"
+        assert parse_qs(link.fragment) == {name: [value] for name, value in mine.items()}
 
-def require_chromium() -> None:
-    if not CHROMIUM.exists():
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{CHROMIUM} is not installed: apt-get install chromium")
-
-
-def complaints_about(page: Page, server_url: str) -> list[str]:
-    complaints: list[str] = []
-
-    def requested(request: Request) -> None:
-        if not request.url.startswith((f"{server_url}/", "data:")):
-            complaints.append(f"asked for {request.url}")
-
-    def answered(response: Response) -> None:
-        if response.status >= 400:
-            complaints.append(f"{response.status} for {response.url}")
-
-    page.on("request", requested)
-    page.on("response", answered)
-    page.on("requestfailed", lambda request: complaints.append(f"no answer for {request.url}"))
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(f"uncaught: {error}"))
-    return complaints
-
-
-def is_answer(response: Response) -> bool:
-    return response.request.method == "POST"
-
-
-async def run(page: Page, tab: str) -> Any:
-    """Press the button in this tab, and read the data off the result pane."""
-    await page.get_by_role("tablist").get_by_text(tab, exact=True).click()
-    await expect(page.get_by_label("Query Editor")).to_contain_text(tab)
-    await page.get_by_label("Execute query").click()
-    pane = page.get_by_label("Result Window")
-    await expect(pane).to_contain_text('"data"')
-    shown = (await pane.inner_text()).replace("\N{NO-BREAK SPACE}", " ")  # indentation, as the editor draws it
-    return json.loads(shown)["data"]
+        # Over the page that has this tab already.
+        await page.get_by_role("tablist").get_by_text("RollOut", exact=True).click()
+        await expect(variables).to_contain_text("try-roll-out-1")
+        async with page.expect_event("load"), page.expect_response(is_answer):
+            await page.evaluate(f"location.hash = {json.dumps(link.fragment)}")
+        await expect(selected).to_contain_text("Mine")
+        assert await page.get_by_role("tab").all_inner_texts() == [*TABS, "Mine"]
+        await page.wait_for_load_state("networkidle")
+        assert not any("deleteSegment" in body for body in asked)

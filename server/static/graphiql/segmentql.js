@@ -1,128 +1,125 @@
-// Opens GraphiQL on this server, with tabs that are ready to run.
+// Opens GraphiQL on this server: with tabs that are ready to run, a field for the token, and links to share.
 "use strict";
 
-// A tab is named after its operation. The lines are short enough to stand beside the answer.
-const TABS = [
-  {
-    query: `# 1. Create a segment: pink button or Ctrl-Enter.
-# Run it again: the same key never acts twice, it
-# gets the first answer, and \`replayed\` is true.
-# With another key, \`userErrors\`: the slug is taken.
+const TOKEN = "segmentql:token";
+// Of a link that is opened or made: a browser takes more, chats and mail do not.
+const MOST_CHARACTERS = 100_000;
+const NO_TOKEN = "A token is needed. Paste one into the field at the top; it is kept until this tab is closed.";
+const BAD_TOKEN = "The token at the top is not accepted: it is mistyped, has expired or was revoked.";
+const NO_SCHEMA =
+  "This server does not show its schema: there are no docs and no completion, and operations run all the same.";
+// What a schema that is there sets right.
+const WRONG = [NO_TOKEN, BAD_TOKEN, NO_SCHEMA];
 
-mutation CreateSegment(
-  $input: CreateSegmentInput!, $key: String!
-) {
-  createSegment(input: $input, idempotencyKey: $key) {
-    segment { id slug description createdAt }
-    replayed
-    userErrors { code message path }
-  }
-}`,
-    variables: `{
-  "input": {
-    "slug": "AVITO_DISCOUNT_50",
-    "description": "Half price on the first order"
-  },
-  "key": "try-create-segment-1"
-}`,
-  },
-  {
-    query: `# 2. Add a user: any id will do, there is no sign-up.
-# In five days the membership ends by itself.
-# With another key the expiry moves: see \`updated\`.
+const field = document.getElementById("token");
+const hint = document.getElementById("hint");
+// GraphiQL's own state, for what is outside of it.
+let editors, schema;
 
-mutation AddUser(
-  $input: ChangeUserSegmentsInput!, $key: String!
-) {
-  changeUserSegments(input: $input, idempotencyKey: $key) {
-    added
-    updated
-    removed
-    unchanged
-    user { segments { slug } }
-    replayed
-    userErrors { code message path }
-  }
-}`,
-    variables: `{
-  "input": {
-    "userId": "1000",
-    "add": ["AVITO_DISCOUNT_50"],
-    "ttlDays": 5
-  },
-  "key": "try-add-user-1"
-}`,
-  },
-  {
-    query: `# 3. Read it back: what services ask all day long.
-# \`memberships\` tells since when and until when.
-# A membership that has expired is never shown.
+function hinted(text) {
+  hint.textContent = text;
+}
 
-query ReadItBack($user: ID!, $slug: String!) {
-  user(id: $user) {
-    id
-    segments { slug description }
-    memberships {
-      segment { slug }
-      addedAt
-      expiresAt
-      source
-    }
-    isIn(slug: $slug)
-  }
-}`,
-    variables: `{
-  "user": "1000",
-  "slug": "AVITO_DISCOUNT_50"
-}`,
-  },
-  {
-    query: `# 4. See the history: what happened, when, by whom.
-# Every begin, move and end of a membership is here.
-# Next page: pass \`endCursor\` as the argument \`after\`.
-
-query SeeTheHistory($user: ID!) {
-  user(id: $user) {
-    history(first: 20) {
-      nodes { action slug at expiresAt actor }
-      pageInfo { hasNextPage endCursor }
-    }
-  }
-}`,
-    variables: `{
-  "user": "1000"
-}`,
-  },
-];
-
-const HOW_TO_SHOW_A_TOKEN =
-  'In GraphiQL: open "Headers", below the query, and write {"Authorization": "Bearer <token>"}. ' +
-  "It is kept in this tab of the browser only, until that is closed or loaded again.";
+field.value = sessionStorage.getItem(TOKEN) ?? "";
+field.addEventListener("input", () => {
+  // As it stands in examples of curl, it may be pasted with its scheme.
+  const token = field.value.trim().replace(/^Bearer\s+/i, "");
+  if (token) sessionStorage.setItem(TOKEN, token);
+  else sessionStorage.removeItem(TOKEN);
+});
+field.addEventListener("change", () => schema?.introspect());
 
 async function fetcher({ query, variables, operationName }, { headers } = {}) {
   // GraphiQL takes 100 ms to learn the new name after a change of tab; until then it gives the previous tab's.
   const named = new RegExp(`\\b${operationName}\\b`).test(query) ? operationName : undefined;
+  const streamed = isSubscription(query, named);
+  const stop = new AbortController();
+  const sent = new Headers({
+    "Content-Type": "application/json",
+    Accept: streamed ? "text/event-stream" : "application/graphql-response+json, application/json",
+  });
+  const token = sessionStorage.getItem(TOKEN);
+  if (token) sent.set("Authorization", `Bearer ${token}`);
+  for (const [name, value] of Object.entries(headers ?? {})) sent.set(name, value);
   const response = await fetch(window.location.pathname, {
     method: "POST",
-    headers: {
-      "Content-Type": "application/json",
-      Accept: "application/graphql-response+json, application/json",
-      ...headers,
-    },
+    headers: sent,
     body: JSON.stringify({ query, variables, operationName: named }),
+    signal: stop.signal,
   });
+  if (response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+    return stoppable(messages(response, stop.signal), stop);
+  }
+  return answer(response, operationName, sent.has("Authorization"));
+}
+
+function isSubscription(query, name) {
+  try {
+    return GraphiQL.GraphQL.getOperationAST(GraphiQL.GraphQL.parse(query), name)?.operation === "subscription";
+  } catch {
+    // The server says what is wrong with it.
+    return false;
+  }
+}
+
+async function answer(response, operationName, shown) {
   const text = await response.text();
   try {
-    const answer = JSON.parse(text);
-    if (response.status === 401) answer.errors.push({ message: HOW_TO_SHOW_A_TOKEN });
-    return answer;
+    const parsed = JSON.parse(text);
+    if (response.status === 401) {
+      hinted(shown ? BAD_TOKEN : NO_TOKEN);
+      parsed.errors?.push({ message: hint.textContent });
+    } else if (operationName === "IntrospectionQuery") {
+      if (!parsed.data) hinted(NO_SCHEMA);
+      else if (WRONG.includes(hint.textContent)) hinted("");
+    }
+    return parsed;
   } catch {
     return { errors: [{ message: `The answer is not JSON: ${response.status} ${response.statusText} ${text}` }] };
   }
 }
 
+/** What a stream of server-sent events tells. */
+async function* messages(response, signal) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (let text = "", part = await reader.read(); !part.done; part = await reader.read()) {
+      const events = (text + part.value).split(/\r?\n\r?\n/);
+      text = events.pop();
+      for (const event of events) {
+        const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        const data = lines.map((line) => line.slice(5)).join("\n").trim();
+        if (data) yield JSON.parse(data);
+      }
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
+
+/** A generator that waits cannot be told to stop; its request can. */
+function stoppable(generator, stop) {
+  return {
+    [Symbol.asyncIterator]() {
+      return this;
+    },
+    next: () => generator.next(),
+    return() {
+      stop.abort();
+      return Promise.resolve({ done: true, value: undefined });
+    },
+  };
+}
+
 // A namespace, so that tabs of another GraphiQL on the same host and port stay there.
 const storage = GraphiQL.createLocalStorage({ namespace: "segmentql" });
+const keep = storage.setItem;
+// The history would remember headers with each query, for the next visitor of this browser.
+storage.setItem = (name, value) => {
+  const remembers = name === "graphiql:queries" || name === "graphiql:favorites";
+  const without = (key, each) => (key === "headers" ? undefined : each);
+  keep(name, remembers ? JSON.stringify(JSON.parse(value), without) : value);
+};
 
 // A first visit. GraphiQL takes the first tab's variables from the storage only, never from the tab; and its own
 // proportions would cut lines and variables off.
@@ -131,17 +128,63 @@ if (!storage.getItem("graphiql:tabState")) {
   storage.setItem("graphiql:editorFlex", "1.15");
   storage.setItem("graphiql:secondaryEditorFlex", "1.8");
 }
+openLink();
+// A link that is pasted over this page.
+window.addEventListener("hashchange", () => window.location.reload());
 
-const logo = React.createElement(
-  GraphiQL.Logo,
-  null,
-  React.createElement(
-    "span",
-    { className: "segmentql-logo" },
-    React.createElement("img", { src: "/graphiql/favicon.svg", alt: "", width: 20, height: 20 }),
-    "SegmentQL",
-  ),
-);
+/** Makes what the address has behind `#` a tab, or goes to the tab that has it. Nothing is run. */
+function openLink() {
+  const fragment = window.location.hash.slice(1);
+  const given = new URLSearchParams(fragment);
+  const [query, variables] = [given.get("query"), given.get("variables") ?? ""];
+  if (!query || fragment.length > MOST_CHARACTERS) return;
+  // Only once: the tab is kept, and may be edited.
+  history.replaceState(null, "", window.location.pathname + window.location.search);
+  const stored = storage.getItem("graphiql:tabState");
+  const state = stored ? JSON.parse(stored) : { tabs: TABS.map(tabOf) };
+  const found = state.tabs.findIndex((tab) => tab.query === query && (tab.variables ?? "") === variables);
+  const added = () => state.tabs.push(tabOf({ query, variables, operationName: given.get("operationName") })) - 1;
+  state.activeTabIndex = found < 0 ? added() : found;
+  storage.setItem("graphiql:tabState", JSON.stringify(state));
+  storage.setItem("graphiql:query", query);
+  storage.setItem("graphiql:variables", variables);
+}
+
+/** As GraphiQL keeps it. */
+function tabOf({ query, variables, operationName = null }) {
+  const name = operationName ?? /\b(?:query|mutation|subscription)\s+(\w+)/.exec(query)?.[1];
+  const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  const nothingYet = { hash: null, headers: null, response: null };
+  return { id, title: name ?? "<untitled>", query, variables, operationName, ...nothingYet };
+}
+
+document.getElementById("share").addEventListener("click", async () => {
+  const link = linkTo(editors.queryEditor, editors.variableEditor);
+  if (link.length > MOST_CHARACTERS) {
+    hinted("This is too long for a link.");
+    return;
+  }
+  try {
+    await navigator.clipboard.writeText(link);
+    hinted("A link to this tab was copied. It has the query and its variables, and no token.");
+  } catch {
+    // Without https a page may not write there.
+    history.replaceState(null, "", link);
+    hinted("The link to this tab is in the address bar. It has the query and its variables, and no token.");
+  }
+});
+
+function linkTo(queryEditor, variableEditor) {
+  const fragment = new URLSearchParams({ query: queryEditor.getValue(), variables: variableEditor.getValue() });
+  if (queryEditor.operationName) fragment.set("operationName", queryEditor.operationName);
+  return `${window.location.origin}${window.location.pathname}#${fragment}`;
+}
+
+function Inside() {
+  editors = GraphiQL.React.useEditorContext({ nonNull: true });
+  schema = GraphiQL.React.useSchemaContext({ nonNull: true });
+  return null;
+}
 
 ReactDOM.createRoot(document.getElementById("graphiql")).render(
   React.createElement(
@@ -157,6 +200,7 @@ ReactDOM.createRoot(document.getElementById("graphiql")).render(
       showPersistHeadersSettings: false,
       plugins: [GraphiQLPluginExplorer.explorerPlugin()],
     },
-    logo,
+    // In place of GraphiQL's name: ours is above.
+    React.createElement(GraphiQL.Logo, null, React.createElement(Inside)),
   ),
 );
