@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts check schema lock graphiql clean
+.PHONY: help run test soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -63,13 +63,31 @@ contracts: $(VENV)/.dev  ## The directions of the imports
 schema: $(VENV)/.run  ## Print the schema into schema.graphql
 	$(BIN)/segmentql schema > schema.graphql
 
+reference: $(VENV)/.run  ## Write docs/reference.md from schema.graphql
+	$(BIN)/python docs/schema/reference.py > docs/reference.md
+
+contract: $(VENV)/.dev $(VENV)/contract/.ok tests/node/schema/node_modules/.ok  ## Hold the schema to its rules, to its last release, and to what it answers
+	tests/node/schema/node_modules/.bin/eslint -c tests/node/schema/eslint.config.js schema.graphql
+	tests/node/schema/node_modules/.bin/graphql-inspector diff docs/schema/released.graphql schema.graphql
+	$(BIN)/python tests/contract/fuzz.py $(VENV)/contract/bin/schemathesis 300
+
+fuzz-schema: $(VENV)/.dev $(VENV)/contract/.ok  ## Send 6 000 requests drawn from the schema: a minute or two
+	$(BIN)/python tests/contract/fuzz.py $(VENV)/contract/bin/schemathesis 6000
+
+clients: $(VENV)/.dev $(VENV)/clients/.ok tests/clients/node/node_modules/.ok  ## Run Apollo Client, urql, Relay and other clients against a server: half a minute
+	$(BIN)/python tests/clients/run.py $(VENV)/clients/bin/python
+
 lock:  ## Renew the hash-locked dependencies (needs uv)
 	@for lock in "-dev: --extra embedded --extra build --extra dev" ": --extra embedded --extra build -c requirements-dev.lock" "-image: -c requirements-dev.lock"; do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 			$${lock#*: } pyproject.toml -o requirements$${lock%%:*}.lock || exit 1; done
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		tests/contract/requirements.in -o tests/contract/requirements.lock
+	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		tests/clients/python/requirements.in -o tests/clients/python/requirements.lock
 
 clean:  ## Remove the environment; data in .segmentql stays
-	rm -rf .venv tests/node/node_modules bench/peers/node/node_modules
+	rm -rf .venv tests/node/node_modules tests/node/schema/node_modules tests/clients/node/node_modules bench/peers/node/node_modules
 
 $(VENV)/.run: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SegmentQL needs Python 3.11 or newer: make … PYTHON=python3.13")'
@@ -87,6 +105,25 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 # The audits of GraphQL over HTTP are Node's; without npm their test says so and is skipped, except in CI.
 tests/node/node_modules/.ok: tests/node/package.json
 	@if command -v npm >/dev/null; then cd tests/node && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok; fi
+
+tests/node/schema/node_modules/.ok: tests/node/schema/package.json
+	@cd tests/node/schema && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok
+
+# Schemathesis brings much along that nothing else needs.
+$(VENV)/contract/.ok: tests/contract/requirements.lock
+	@test -x $(VENV)/contract/bin/pip || $(PYTHON) -m venv $(VENV)/contract
+	@$(VENV)/contract/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r tests/contract/requirements.lock
+	@touch $@
+
+# Without npm the clients for Python are run alone, except in CI, where that is a failure.
+tests/clients/node/node_modules/.ok: tests/clients/node/package.json
+	@if command -v npm >/dev/null; then cd tests/clients/node && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok; fi
+
+# ariadne-codegen wants an older graphql-core than the service has.
+$(VENV)/clients/.ok: tests/clients/python/requirements.lock
+	@test -x $(VENV)/clients/bin/pip || $(PYTHON) -m venv $(VENV)/clients
+	@$(VENV)/clients/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r tests/clients/python/requirements.lock
+	@touch $@
 
 # What SegmentQL is measured beside; without npm the measurement says so, and goes on without it.
 bench/peers/node/node_modules/.ok: bench/peers/node/package.json
