@@ -170,7 +170,7 @@ async def test_the_log_tells_the_same_on_either_way(
     asked = [body(MEMBERSHIPS, id="7"), body(many, ids=["1", "2"]), body(HISTORY, id="7"), body(SEGMENT, slug="A")]
     told = []
     for fast_path in ("on", "off"):
-        async with serve(fast_path=fast_path) as client, Connection(client) as connection:
+        async with serve(fast_path=fast_path, slow_ms=60_000) as client, Connection(client) as connection:
             await learned(connection, *asked)
             await redis.flushall()
             log.json.clear()
