@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
+.PHONY: help run test test-image soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -18,7 +18,10 @@ run: $(VENV)/.run  ## Start PostgreSQL, Valkey and SegmentQL on http://127.0.0.1
 	@exec $(BIN)/segmentql serve
 
 test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image" $(ARGS)
+
+test-image: $(VENV)/.dev  ## Build what the container has, without a container, and try it
+	$(BIN)/python -m pytest -m image $(ARGS)
 
 soak: $(VENV)/.dev  ## Run the tests that take minutes, and print what they measured
 	$(BIN)/python -m pytest -m soak -s --timeout 1800 $(ARGS)
@@ -42,7 +45,7 @@ bench-floods: $(VENV)/.dev  ## Measure requests made to cost much against their 
 	$(BIN)/python -m bench.floods $(ARGS)
 
 coverage: $(VENV)/.dev tests/node/node_modules/.ok  ## Print line and branch coverage of the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak" --cov --cov-report=term-missing $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image" --cov --cov-report=term-missing $(ARGS)
 
 check: lint types contracts  ## Lint, types and import contracts
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from typing import Any
@@ -48,6 +49,13 @@ MUTATIONS = {
     "cancelTask": ('(id: "00000000-0000-0000-0000-000000000000", idempotencyKey: $key)', WRITE),
     "deleteSegment": ("(slug: $slug, idempotencyKey: $key)", ADMIN),
 }
+SUBSCRIPTIONS = {
+    "userChanged": ('(id: "7") { resync }', READ),
+    # Nobody has such a task; who may not ask is not even told that.
+    "taskUpdated": ('(id: "00000000-0000-0000-0000-000000000000") { id }', READ),
+}
+ALL = QUERIES | MUTATIONS | SUBSCRIPTIONS
+STATUSES = {"UNAUTHENTICATED": 401, "FORBIDDEN": 403}
 
 
 def mutation(name: str) -> str:
@@ -74,8 +82,24 @@ async def code(client: Client, document: str, variables: dict[str, Any] | None =
     found: str = error["extensions"]["code"]
     # A request that is not executed has no data, and a status that tells by itself.
     assert "data" not in answer
-    assert response.status_code == {"UNAUTHENTICATED": 401, "FORBIDDEN": 403}.get(found), answer
+    assert response.status_code == STATUSES.get(found), answer
     return found
+
+
+async def code_of_stream(client: Client, document: str) -> str:
+    """The same of a subscription's first message."""
+    accept = {"Accept": "text/event-stream"}
+    async with client.http.stream("POST", "/graphql", json={"query": document}, headers=accept) as response:
+        if response.status_code != 200:
+            (error,) = json.loads(await response.aread())["errors"]
+            assert response.status_code == STATUSES[error["extensions"]["code"]]
+            return str(error["extensions"]["code"])
+        async for line in response.aiter_lines():
+            if line.startswith("data: "):
+                errors = json.loads(line.removeprefix("data: ")).get("errors", [])
+                found = {error["extensions"]["code"] for error in errors}
+                return "allowed" if found <= {"BAD_USER_INPUT"} else str(found)
+    return "nothing"
 
 
 async def test_every_field_answers_those_it_is_for_and_nobody_else(client: Client, engine: AsyncEngine) -> None:
@@ -87,32 +111,34 @@ async def test_every_field_answers_those_it_is_for_and_nobody_else(client: Clien
         name: f'query ($slug: String! = "X") {{ {field} only: segment(slug: $slug) {{ id }} }}'
         for name, (field, _) in QUERIES.items()
     } | {name: mutation(name) for name in MUTATIONS}
-    allowed = {name: who for name, (_, who) in (QUERIES | MUTATIONS).items()}
+    allowed = {name: who for name, (_, who) in ALL.items()}
     expected = {
         name: {
             who: "UNAUTHENTICATED" if who not in told else "allowed" if who in allowed[name] else "FORBIDDEN"
             for who in shown
         }
-        for name in documents
+        for name in ALL
     }
-    found: dict[str, dict[str, str]] = {name: {} for name in documents}
+    found: dict[str, dict[str, str]] = {name: {} for name in ALL}
     for who, token in shown.items():
         async with caller(client, token) as asking:
             for name, document in documents.items():
                 found[name][who] = await code(asking, document, {"slug": f"of-{who}", "key": new_key()})
+            for name, (field, _) in SUBSCRIPTIONS.items():
+                found[name][who] = await code_of_stream(asking, f"subscription {{ {name}{field} }}")
     assert found == expected
 
 
 def test_the_table_above_is_about_every_field_and_says_what_the_schema_says() -> None:
+    built = schema()._schema
     declared = {
         name: scope_of(root, name)
-        for root in (schema()._schema.query_type, schema()._schema.mutation_type)
+        for root in (built.query_type, built.mutation_type, built.subscription_type)
         if isinstance(root, GraphQLObjectType)
         for name in root.fields
     }
-    least = {name: min(who, key=[*Scope].index) for name, (_, who) in (QUERIES | MUTATIONS).items()}
+    least = {name: min(who, key=[*Scope].index) for name, (_, who) in ALL.items()}
     assert declared == {name: Scope(scope) for name, scope in least.items() if not name.startswith("__")}
-    assert schema()._schema.subscription_type is None
 
 
 async def test_a_field_that_says_nothing_of_its_callers_is_for_nobody(

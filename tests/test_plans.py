@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from schema import api
 from server.runs import Run
 
-CASES = 400
+CASES = 250
 SOAKED = 20_000
 # With the same document, and other variables.
 AT_ONCE = 4
