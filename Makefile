@@ -17,7 +17,7 @@ help:  ## List the targets
 run: $(VENV)/.run  ## Start PostgreSQL, Valkey and SegmentQL on http://127.0.0.1:8080/graphql
 	@exec $(BIN)/segmentql serve
 
-test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run every test
+test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run the tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image" $(ARGS)
 
 test-image: $(VENV)/.dev  ## Build what the container has, without a container, and try it
@@ -90,7 +90,7 @@ lock:  ## Renew the hash-locked dependencies (needs uv)
 		tests/clients/python/requirements.in -o tests/clients/python/requirements.lock
 
 clean:  ## Remove the environment; data in .segmentql stays
-	rm -rf .venv tests/node/node_modules tests/node/schema/node_modules tests/clients/node/node_modules bench/peers/node/node_modules
+	rm -rf .venv tests/node/node_modules tests/node/schema/node_modules tests/clients/node/node_modules bench/peers/node/node_modules tests/clients/node/*/generated
 
 $(VENV)/.run: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "SegmentQL needs Python 3.11 or newer: make … PYTHON=python3.13")'
@@ -110,6 +110,7 @@ tests/node/node_modules/.ok: tests/node/package.json
 	@if command -v npm >/dev/null; then cd tests/node && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok; fi
 
 tests/node/schema/node_modules/.ok: tests/node/schema/package.json
+	@command -v npm >/dev/null || { echo "This needs npm, and Node 20 or newer."; exit 1; }
 	@cd tests/node/schema && npm install --loglevel=error --no-audit --no-fund --no-package-lock && touch node_modules/.ok
 
 # Schemathesis brings much along that nothing else needs.

@@ -29,7 +29,7 @@ from resolvers.errors import TimedOut
 from server import graphiql
 from server.accept import GRAPHQL_RESPONSE, JSON, negotiated
 from server.errors import answer_of
-from server.naming import DOCUMENT_ID, with_names
+from server.naming import DOCUMENT_ID, RELAY_IDS, with_names
 
 PATH = "/graphql"
 PARAMETERS = {
@@ -234,7 +234,7 @@ def not_allowed(request: Request) -> Response | None:
 def wants_page(request: Request) -> bool:
     return (
         request.method == "GET"
-        and not request.query_params.keys() & {"query", DOCUMENT_ID, "extensions"}
+        and not request.query_params.keys() & {"query", DOCUMENT_ID, *RELAY_IDS, "extensions"}
         and "text/html" in request.headers.get("accept", "")
     )
 

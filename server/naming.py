@@ -23,10 +23,12 @@ class Named(NamedTuple):
 def with_names(given: Mapping[str, Any], extensions: Mapping[str, Any] | None) -> dict[str, Any]:
     """The extensions, and in them what the request says beside them of its document.
 
-    There it is found whichever way the request has come: over a WebSocket clients have no other place for it.
+    There it is found whichever way the request has come: over a WebSocket clients have no other place for it. What
+    they call `id` there is something of their own.
     """
     names = {name: given[name] for name in (DOCUMENT_ID, *RELAY_IDS) if given.get(name) not in (None, "")}
-    return {**(extensions or {}), **names}
+    theirs = {name: value for name, value in (extensions or {}).items() if name not in RELAY_IDS}
+    return {**theirs, **names}
 
 
 def named(extensions: Mapping[str, Any], *, relay: bool = False) -> Named | None:

@@ -22,8 +22,10 @@ from server.trusted import Trusted
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # What this process keeps by itself: so many, and so many characters together.
 MOST, MOST_CHARACTERS = 1_000, 250_000
-# How often Redis is told that a document is still in use: several times within the day for which it keeps one.
-TELL_SECONDS = 3_600
+# How often Redis is told that a document is still in use: what many use is then among those that were used last.
+TELL_SECONDS = 300
+# And at most how often, when callers send a document that is known together with its hash.
+TELL_AGAIN_SECONDS = 10
 lookups = Counts(
     "segmentql_persisted_documents_total",
     "Documents that requests have named, by where they were found (process, redis, manifest), or: missing, kept, "
@@ -61,6 +63,8 @@ class Persisted:
     def at_hand(self, given: Mapping[str, Any], cache: Cache) -> str | None:
         """The text, if there is nothing to wait for, to keep, or to refuse; None: it goes the long way."""
         query, extensions = given.get("query"), given.get("extensions")
+        if query is not None and type(query) is not str:
+            return None
         if extensions is not None and (type(extensions) is not dict or extensions.get(COST) is True):
             return None
         extensions = with_names(given, extensions)
@@ -97,7 +101,10 @@ class Persisted:
     def keep(self, digest: str, text: str, cache: Cache) -> None:
         """Know it from now on, in this process and in the others."""
         lookups.count(("kept",))
-        self._remember(digest, text, ticks())
+        kept, now = self._kept.get(digest), ticks()
+        if kept is not None and now - kept.told <= TELL_AGAIN_SECONDS:
+            return
+        self._remember(digest, text, now)
         persisted.keep(cache, digest, text)
 
     def _trusted(self, trusted: Trusted, query: str | None, extensions: Mapping[str, Any]) -> str:

@@ -42,6 +42,15 @@ async def until(holds: Callable[[], Any]) -> None:
     raise AssertionError("it does not come to that")
 
 
+async def shared_is(redis: Redis, text: str) -> None:
+    """Wait until Redis has the document: nobody who sends it does."""
+
+    async def is_there() -> bool:
+        return bool(await redis.hexists(KEYS[0], hashed(text)))
+
+    await until(is_there)
+
+
 async def test_a_miss_is_told_and_the_same_document_known_once_it_was_sent(client: Client, redis: Redis) -> None:
     for accept, status in ((JSON, 200), (GRAPHQL, 400)):
         response = await post(client, by_hash(NAMED, id=7), accept)
@@ -51,6 +60,7 @@ async def test_a_miss_is_told_and_the_same_document_known_once_it_was_sent(clien
     for accept in (JSON, GRAPHQL):
         response = await post(client, by_hash(NAMED, id=7), accept)
         assert (response.status_code, response.json()) == (200, answer)
+    await shared_is(redis, NAMED)
     assert await redis.hgetall(KEYS[0]) == {hashed(NAMED).encode(): NAMED.encode()}
 
 
@@ -160,6 +170,15 @@ async def test_a_name_that_is_not_as_it_should_be_is_refused_and_nothing_kept(
     assert await redis.exists(*KEYS) == 0
 
 
+async def test_a_text_is_a_string_beside_a_name_too(client: Client) -> None:
+    await post(client, in_full(NAMED, id=7))
+    for query in (0, False, [], {}):
+        for _ in range(2):
+            response = await post(client, {**by_hash(NAMED, id=7), "query": query})
+            assert response.status_code == 400
+            assert response.json()["errors"][0]["message"] == "query must be a string or null."
+
+
 async def test_a_document_id_is_a_string(client: Client) -> None:
     response = await post(client, {"documentId": 5, "query": NAMED, "variables": {"id": 7}})
     assert (response.status_code, response.json()["errors"][0]["message"]) == (
@@ -184,13 +203,14 @@ async def test_only_what_is_valid_paid_for_and_short_is_kept(serve: Serve, redis
     assert await redis.exists(*KEYS) == 0
 
 
-async def test_processes_share_documents(serve: Serve) -> None:
+async def test_processes_share_documents(serve: Serve, redis: Redis) -> None:
     found = Change("segmentql_persisted_documents_total", result="redis")
     own = Change("segmentql_persisted_documents_total", result="process")
     missing = Change("segmentql_persisted_documents_total", result="missing")
     async with serve() as one, serve() as other:
         assert (await post(other, by_hash(NAMED, id=7))).json() == NOT_FOUND
         answer = (await post(one, in_full(NAMED, id=7))).json()
+        await shared_is(redis, NAMED)
         for _ in range(3):
             assert (await post(other, by_hash(NAMED, id=7))).json() == answer
     assert (missing.by, found.by, own.by) == (1, 1, 2)
@@ -234,11 +254,13 @@ async def test_redis_keeps_so_many_documents_and_bytes_and_those_used_last(
     monkeypatch.setattr(shared, "MOST", 3)
     for text in texts[:4]:
         await post(client, in_full(text))
+        await shared_is(redis, text)
         # What was used at the same second is told apart by its hash: each is a second older than the next.
         await redis.zincrby(KEYS[1], -10 + texts.index(text), hashed(text))
     assert await kept() == texts[1:4]
     monkeypatch.setattr(shared, "MOST_BYTES", 2 * size)
     await post(client, in_full(texts[4]))
+    await shared_is(redis, texts[4])
     assert await kept() == texts[3:5]
     assert await size_of_all() == str(2 * size).encode()
     assert [86_300 < await redis.ttl(key) <= 86_400 for key in KEYS] == [True] * 3
@@ -246,25 +268,24 @@ async def test_redis_keeps_so_many_documents_and_bytes_and_those_used_last(
     await redis.zincrby(KEYS[1], -90_000, hashed(texts[3]))
     monkeypatch.setattr(shared, "MOST_BYTES", 3 * size)
     await post(client, in_full(texts[5]))
+    await shared_is(redis, texts[5])
     assert await kept() == texts[4:6]
     # Redis itself has pushed a key out.
     await redis.unlink(KEYS[1])
     await post(client, in_full(texts[6]))
+    await shared_is(redis, texts[6])
     assert (await kept(), await size_of_all()) == ([texts[6]], str(size).encode())
 
 
 async def test_use_keeps_a_document_in_redis(client: Client, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     await post(client, in_full(NAMED, id=7))
+    await shared_is(redis, NAMED)
     await redis.flushall()
     await post(client, by_hash(NAMED, id=7))
     assert await redis.exists(*KEYS) == 0
     monkeypatch.setattr(persisted, "TELL_SECONDS", -1)
     await post(client, by_hash(NAMED, id=7))
-
-    async def is_there() -> bool:
-        return bool(await redis.hexists(KEYS[0], hashed(NAMED)))
-
-    await until(is_there)
+    await shared_is(redis, NAMED)
 
 
 def test_a_process_keeps_so_many_documents_and_characters(monkeypatch: pytest.MonkeyPatch) -> None:

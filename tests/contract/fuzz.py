@@ -32,7 +32,11 @@ def main(schemathesis: str, cases: int) -> None:
         processes = 1 if cases < ALONE else os.cpu_count() or 1
         each = -(-cases // (operations * processes))
         running = [start(schemathesis, url, Path(folder) / str(number), each, number) for number in range(processes)]
-        outputs = [process.communicate(timeout=RUN_SECONDS)[0] for process in running]
+        try:
+            outputs = [process.communicate(timeout=RUN_SECONDS)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()  # without effect on those that have ended
         seconds = time.monotonic() - began
         for process, output in zip(running, outputs, strict=True):
             if process.returncode:
@@ -86,23 +90,28 @@ def serving(folder: Path) -> Iterator[str]:
         command = [sys.executable, "-m", "server", "serve"]
         server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
         try:
-            wait(f"http://127.0.0.1:{port}")
+            wait(server, f"http://127.0.0.1:{port}", folder / "log")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
-            server.wait(START_SECONDS)
+            try:
+                server.wait(START_SECONDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                raise
 
 
-def wait(url: str) -> None:
+def wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").is_success:
                 return
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise SystemExit("The server did not start")
+    print(log.read_text())
+    raise SystemExit("The server did not start: see the log above")
 
 
 if __name__ == "__main__":
