@@ -66,24 +66,33 @@ class Channels:
             self._wire.send("UNSUBSCRIBE", channel)
 
     async def _listen(self) -> None:
-        pause = SHORTEST_PAUSE
+        pause, refusal = SHORTEST_PAUSE, None
         await self._anything.wait()
         while True:
             try:
-                wire = await self._connected()
-            except (RedisError, OSError, TimeoutError):
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-            pause, self._wire = SHORTEST_PAUSE, wire
-            try:
-                self._heard(None)
-                await wire.lost(PING_SECONDS)
-            finally:
-                self._wire = None
-                wire.close()
-            log.info("the channels of Redis are not heard any more; it is connected to again")
+                before, refusal = refusal, await self._refusal()
+                if refusal is None:
+                    pause = SHORTEST_PAUSE
+                    log.info("the channels of Redis are not heard any more; it is connected to again")
+                elif refusal != before:
+                    log.warning("Redis refuses what listening to its channels takes: %s", refusal)
+            except (RedisError, OSError, TimeoutError):  # it is away: the cache says so
+                pass
+            except Exception:
+                log.exception("the channels of Redis could not be listened to, and are again in a moment")
             await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _refusal(self) -> str | None:
+        """Listen until the connection is lost; why Redis did not let us, if that was the reason."""
+        wire = self._wire = await self._connected()
+        try:
+            self._heard(None)
+            await wire.lost(PING_SECONDS)
+        finally:
+            self._wire = None
+            wire.close()
+        return wire.refusal
 
     async def _connected(self) -> "_Listening":
         connection = self._new_connection()
@@ -109,6 +118,8 @@ class _Listening(asyncio.Protocol):
         self._transport: asyncio.WriteTransport = connection._writer.transport  # type: ignore[union-attr] # noqa: SLF001
         self._reader = hiredis.Reader(notEnoughData=self)
         self._heard = heard
+        # What Redis has said instead of doing what it was told.
+        self.refusal: str | None = None
         self._said = self._lost = False
         self._end = asyncio.Event()
         self._transport.set_protocol(self)
@@ -133,6 +144,10 @@ class _Listening(asyncio.Protocol):
         self._reader.feed(data)
         try:
             for reply in self._replies():
+                if isinstance(reply, hiredis.ReplyError):
+                    self.refusal = str(reply)
+                    self._transport.abort()
+                    return
                 # RESP3 says it in a push, RESP2 in a list. What was said before the channel was listened to is missed.
                 if isinstance(reply, list) and reply and reply[0] in (b"message", b"subscribe"):
                     self._heard(reply[1].decode())

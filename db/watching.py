@@ -16,7 +16,7 @@ from db.tables import MembershipAction
 # Longer than any transaction that dates events may last: a list of millions that is swapped (db/connections.py). It is
 # looked back so far only until it is known that there is none.
 LONGEST_HOURS = 4
-# Of one user and one look. Whoever is changed more often is looked at anew.
+# Of one user and one look, the newest. Whoever is changed more often is looked at anew.
 MOST_EVENTS = 1_000
 
 # The beginning of the statement is before its own transaction id: whoever takes a later id dates what it writes later
@@ -28,7 +28,8 @@ OF_USERS = f"""
         FROM unnest(CAST(:user_ids AS text[]), CAST(:since AS timestamptz[])) AS asked (user_id, since)
     ), found AS (
         SELECT e.* FROM asked CROSS JOIN LATERAL (
-            SELECT user_id, segment_id, action, at, expires_at, operation_id, '{MembershipSource.EXPLICIT}' AS source
+            SELECT user_id, segment_id, action, at, expires_at, operation_id, '{MembershipSource.EXPLICIT}' AS source,
+                   count(*) OVER () AS written
             FROM membership_events
             WHERE user_id = asked.user_id AND at >= asked.since
               AND at >= coalesce(CAST(:oldest AS timestamptz), now() - interval '{LONGEST_HOURS} hours')
@@ -36,17 +37,17 @@ OF_USERS = f"""
         ) AS e
         UNION ALL
         SELECT m.user_id, m.segment_id, {endings.ACTION}, {endings.AT}, CAST(NULL AS timestamptz),
-               {endings.OPERATION_ID}, '{MembershipSource.EXPLICIT}'
+               {endings.OPERATION_ID}, '{MembershipSource.EXPLICIT}', 0
         FROM asked JOIN memberships AS m ON m.user_id = asked.user_id JOIN segments AS s ON s.id = m.segment_id
         WHERE {endings.AT} <= now() AND {endings.AT} >= asked.since{{besides}}
     ), told AS (
         SELECT e.user_id, e.segment_id, s.slug, e.action, e.at, nullif(e.expires_at, 'infinity') AS expires_at,
-               e.source, {{actor}} AS actor
+               e.source, {{actor}} AS actor, e.written
         FROM found AS e JOIN segments AS s ON s.id = e.segment_id
     ), taken AS MATERIALIZED (
         SELECT CASE WHEN :mark THEN CAST(CAST(pg_current_xact_id() AS text) AS bigint) END AS xid
     )
-    SELECT now() AS looked_at, (SELECT xid FROM taken) AS own_xid,
+    SELECT now() AS looked_at, pg_postmaster_start_time() AS server_started, (SELECT xid FROM taken) AS own_xid,
            CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS begin_xid,
            CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS end_xid,
            (SELECT version FROM catalogue) AS catalogue_version,
@@ -59,7 +60,7 @@ OF_USERS = f"""
 """
 BESIDES = f"""
         UNION ALL
-        SELECT edges.user_id, edges.segment_id, edges.action, edges.at, NULL, NULL, '{MembershipSource.ROLLOUT}'
+        SELECT edges.user_id, edges.segment_id, edges.action, edges.at, NULL, NULL, '{MembershipSource.ROLLOUT}', 0
         FROM ({rollouts.events("CAST(:user_ids AS text[])")}) AS edges JOIN asked ON asked.user_id = edges.user_id
         WHERE edges.at >= asked.since"""
 IN_NO_ROLLOUT = text(OF_USERS.format(besides="", actor=ACTOR))
@@ -79,17 +80,20 @@ class Watched:
     events: dict[Position, MembershipEvent] = field(default_factory=dict)
     # When something ends by itself.
     next_expiry: datetime | None = None
+    # Events in the history, those among them that were not read.
+    written: int = 0
 
     @property
     def too_many(self) -> bool:
-        """Whether there may be more events than were read."""
-        return len(self.events) >= MOST_EVENTS
+        """Whether there are more events than were read."""
+        return self.written > MOST_EVENTS
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     # By the database's clock, before anything was looked at.
     at: datetime
+    server_started: datetime
     # Every transaction before this one has ended.
     begin_xid: int
     # The first one behind all that have ended.
@@ -129,8 +133,17 @@ async def look(conn: AsyncConnection, since: Mapping[str, datetime | None], *, r
         if row.segment_id is not None:
             event = _event(row)
             watched.events[Position(event.at, event.action, event.segment_id)] = event
+            watched.written = max(watched.written, row.written)
     first = rows[0]
-    return Look(first.looked_at, first.begin_xid, first.end_xid, first.own_xid, first.catalogue_version, users)
+    return Look(
+        first.looked_at,
+        first.server_started,
+        first.begin_xid,
+        first.end_xid,
+        first.own_xid,
+        first.catalogue_version,
+        users,
+    )
 
 
 def _event(row: Any) -> MembershipEvent:

@@ -12,14 +12,17 @@ from strawberry import ID
 from db.history import MembershipEvent
 from db.tasks import Task
 from resolvers import tasks
-from resolvers.context import Budget, Info
+from resolvers.context import Budget, Context, Info
 from resolvers.errors import BadUserInput, TimedOut
 from resolvers.users import User, UserId
 from resolvers.values import require_user_id
+from resolvers.watching import RESYNC, together
 from resolvers.watching_tasks import shown
 
 # Within which PostgreSQL has to be there for a subscription to begin.
 BEGIN_SECONDS = 10
+# After a message of which something could not be read, and again after another; then twice as long, up to the most.
+AGAIN_SECONDS, MOST_AGAIN_SECONDS = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,21 @@ async def _user_changes(info: Info, user: User) -> AsyncIterator[UserChange]:
                 await users.begin(user.id, inbox)
         except TimeoutError as error:
             raise TimedOut from error
-        yield UserChange(user, [], resync=True)
+        news, failures = RESYNC, 0
         while True:
-            news = await inbox.next()
             # Of each message as of an answer.
             context.budget = Budget(context.limits.nodes)
+            if len(news.events) > context.limits.nodes:
+                news = RESYNC
             context.budget.spend(len(news.events))
             yield UserChange(user, news.events, news.resync)
+            failures = await _after_failures(context, failures)
+            if failures:
+                # Its events may be lost, and those that have come meanwhile show in what is read now.
+                inbox.clear()
+                news = RESYNC
+            else:
+                news = together(await inbox.next())
 
 
 async def task_updated(
@@ -67,12 +78,20 @@ async def task_updated(
 async def _task_updates(info: Info, task_id: UUID) -> AsyncIterator[Task]:
     context = info.context
     with context.subscriptions.counted(context.payer), context.subscriptions.tasks.watching(task_id) as inbox:
-        task = await tasks.of_caller(info, task_id)
-        while task is not None:
+        told, failures = None, 0
+        while (task := (await inbox.next())[-1]) is not None:
+            if not failures and told is not None and shown(task) == shown(told):
+                continue
             context.budget = Budget(context.limits.nodes)
             yield task
-            if task.finished_at is not None:
+            told, failures = task, await _after_failures(context, failures)
+            if task.finished_at is not None and not failures:
                 return
-            told = task
-            while task is not None and (task.seen_at <= told.seen_at or shown(task) == shown(told)):
-                task = await inbox.next()
+
+
+async def _after_failures(context: Context, failures: int) -> int:
+    """How many messages in a row have failed, the last one among them; after the pause that the next one is due."""
+    if not context.failed:
+        return 0
+    await asyncio.sleep(min(MOST_AGAIN_SECONDS, AGAIN_SECONDS * 2**failures))
+    return min(failures + 1, 30)

@@ -86,6 +86,9 @@ class Context:
     before: Outcomes = field(default_factory=dict)
     # Ends the connection of a subscriber who reads too slowly.
     drop: Callable[[], None] = _nothing
+    # How long a message of a subscription may take to be made, and whether something of the last one could not be.
+    message_seconds: float | None = None
+    failed: bool = False
 
     @property
     def client(self) -> str:

@@ -30,8 +30,11 @@ class Inbox(Generic[Message]):
         """Forget what is there: the subscriber is about to be told more than that."""
         self._messages.clear()
 
-    async def next(self) -> Message:
+    async def next(self) -> list[Message]:
+        """All there is, the oldest first; at least one."""
         while not self._messages:
             self._news.clear()
             await self._news.wait()
-        return self._messages.popleft()
+        messages = list(self._messages)
+        self._messages.clear()
+        return messages

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from db.beside import beside
 
 log = logging.getLogger(__name__)
-# Names of one look.
+# Names of one look; half as many after one that has failed, for they may have been too much for it.
 MOST = 1_000
 # A look that takes longer has failed, and is tried again after the pause.
 SECONDS = 10.0
@@ -22,6 +22,7 @@ class Looking:
 
     def __init__(self, look: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self._look = look
+        self._most = MOST
         # Names, and who waits for what is found.
         self._due: dict[str, list[asyncio.Future[None]]] = {}
         self._asked = asyncio.Event()
@@ -48,17 +49,19 @@ class Looking:
     async def _work(self) -> None:
         while True:
             await self._asked.wait()
-            batch = dict(list(self._due.items())[:MOST])
+            batch = dict(list(self._due.items())[: self._most])
             for name in batch:
                 del self._due[name]
             if not self._due:
                 self._asked.clear()
             if await self._done(list(batch)):
+                self._most = min(MOST, 2 * self._most)
                 for waiting in batch.values():
                     for each in waiting:
                         if not each.done():  # whoever has asked may have left
                             each.set_result(None)
             else:
+                self._most = max(1, len(batch) // 2)
                 for name, waiting in batch.items():
                     self._due.setdefault(name, []).extend(each for each in waiting if not each.done())
                 self._asked.set()

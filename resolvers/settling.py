@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from db.clock import ticks
 from db.watching import Look
 
-# The clock of a server may be set back, or another server take over whose clock is behind.
+# By so much the clock of a server may be set back without anybody noticing.
 OVERLAP = timedelta(seconds=5)
 # While a transaction goes on for hours there are more looks than anybody wants to remember.
 MOST_MARKS = 1_000
@@ -25,6 +25,9 @@ class Settling:
         self._marks: deque[tuple[int, datetime]] = deque()
         self._marked = float("-inf")
         self._end_xid = 0
+        # When its server was started, and the latest time that it has shown.
+        self._started: datetime | None = None
+        self._latest: datetime | None = None
         # None: not known yet.
         self.until: datetime | None = None
 
@@ -33,22 +36,34 @@ class Settling:
         return ticks() - self._marked >= MARK_SECONDS
 
     def note(self, look: Look) -> bool:
-        """Take in what a look says; False when the database is not the one that it was, but an earlier state of it.
+        """Take in what a look says; False when the database may be an earlier state of it, or its clock be behind.
 
-        Once every transaction up to that of an earlier look has ended, whatever is still to appear was dated by a later
-        one: after that look had begun.
+        Then nothing that was known before holds any more. Once every transaction up to that of an earlier look has
+        ended, whatever is still to appear was dated by a later one: after that look had begun.
         """
-        same, self._end_xid = look.end_xid >= self._end_xid, look.end_xid
+        same = self._is_same(look)
         if not same:
             self._marks.clear()
-            self.until = None
+            self.until = self._latest = None
+        self._end_xid, self._started = look.end_xid, look.server_started
+        self._latest = max(look.at, self._latest or look.at)
         if look.own_xid is not None:
             self._mark(look.own_xid, look.at)
         while self._marks and self._marks[0][0] < look.begin_xid:
             _, at = self._marks.popleft()
             if self.until is None or at - OVERLAP > self.until:
                 self.until = at - OVERLAP
+        # Whoever keeps a transaction open for longer is none of ours, and dates nothing.
+        self.until = max(look.beginning, self.until or look.beginning)
         return same
+
+    def _is_same(self, look: Look) -> bool:
+        if self._started is None or self._latest is None:
+            return True
+        # Another server's clock may have been behind for a while before anybody looked.
+        return (
+            look.server_started == self._started and look.end_xid >= self._end_xid and look.at >= self._latest - OVERLAP
+        )
 
     def _mark(self, xid: int, at: datetime) -> None:
         self._marked = ticks()

@@ -13,6 +13,7 @@ from db.channels import Channels
 from resolvers import metrics
 from resolvers.catalogue import Catalogue
 from resolvers.errors import LimitExceeded
+from resolvers.fair_turns import FairTurns
 from resolvers.watching import WatchedUsers
 from resolvers.watching_tasks import WatchedTasks
 
@@ -20,6 +21,8 @@ from resolvers.watching_tasks import WatchedTasks
 POLL_SECONDS = 1.0
 # And users with Redis there: what it says may get lost, and is late by no more than that.
 ANYWAY_POLLS = 15
+# Messages that are made at a time. What happens meanwhile to whoever waits for a turn becomes one message.
+MESSAGES_AT_A_TIME = 16
 
 
 class Subscriptions:
@@ -28,6 +31,7 @@ class Subscriptions:
         self._channels = Channels(url, self._heard)
         self._most_of_one = most_of_one
         self._counts: dict[str, int] = {}
+        self.turns = FairTurns(MESSAGES_AT_A_TIME)
         self.users = WatchedUsers(reader, cache, catalogue, self._channels)
         self.tasks = WatchedTasks(reader, self._channels)
 

@@ -35,6 +35,17 @@ class News:
     resync: bool
 
 
+RESYNC = News([], resync=True)
+
+
+def together(news: Sequence[News]) -> News:
+    """What has happened one after the other, as one message."""
+    events = [event for each in news for event in each.events]
+    if any(each.resync for each in news) or len(events) > watching.MOST_EVENTS:
+        return RESYNC
+    return News(events, resync=False)
+
+
 @dataclass(slots=True)
 class Topic:
     """A user who is watched by somebody."""
@@ -43,9 +54,15 @@ class Topic:
     # What was told, or was so before anybody watched, of the time from `since` on; None: nobody has looked yet.
     known: set[Position] | None = None
     since: datetime | None = None
+    # How many events there were of that time.
+    written: int = 0
     # Somebody has to read it anew, whatever the next look finds.
     anew: bool = False
     timer: asyncio.TimerHandle | None = None
+
+    def shows_news(self, found: Watched) -> bool:
+        """Whether it was not known before. Of events that were not read their number says so."""
+        return self.anew or self.known != found.events.keys() or (found.too_many and self.written != found.written)
 
 
 class WatchedUsers:
@@ -113,13 +130,11 @@ class WatchedUsers:
         }
         look = await self._looked(since)
         if not self._settling.note(look):
-            self._look_at_all_anew()
+            self._begin_again()
+            return
         self._see_segments(look)
-        changed = [
-            user_id
-            for user_id, topic in topics.items()
-            if topic.known is not None and (topic.anew or topic.known != look.users[user_id].events.keys())
-        ]
+        # Of those who were not looked at before, too: a change that shows in their first look is told to nobody.
+        changed = [user_id for user_id, topic in topics.items() if topic.shows_news(look.users[user_id])]
         # Whoever has changed them may not have got to it yet; what is read from now on shows what is told.
         await self._cache.forget(changed)
         # From here on nothing is waited for: what counts as told is told.
@@ -143,15 +158,15 @@ class WatchedUsers:
 
     def _news(self, topic: Topic, since: datetime, found: Watched) -> News | None:
         """What the look has found that nobody was told yet; from now on it counts as told."""
-        known, anew = topic.known, topic.anew or found.too_many
-        topic.anew = False
+        known, anew, unread = topic.known, topic.anew, found.too_many and topic.shows_news(found)
+        topic.anew, topic.written = False, found.written
         topic.since = max(since, self._settling.until or since)
         topic.known = {each for each in found.events if each.at >= topic.since}
         if known is None:
-            return None
+            return RESYNC if anew else None
         # What was told is told no more: an expiry was moved, by somebody who came before it and was committed after it.
-        if anew or not known <= found.events.keys():
-            return News([], resync=True)
+        if anew or unread or not known <= found.events.keys():
+            return RESYNC
         events = [event for position, event in found.events.items() if position not in known]
         return News(events, resync=False) if events else None
 
@@ -170,6 +185,12 @@ class WatchedUsers:
         else:
             self.look_at_all()
         self._version, self._rollouts = catalogue.version, rollouts
+
+    def _begin_again(self) -> None:
+        """As if nobody had looked: what was known, and since when, was of another server or by another clock."""
+        for topic in self._topics.values():
+            topic.known = topic.since = None
+        self._look_at_all_anew()
 
     def _look_at_all_anew(self) -> None:
         for topic in self._topics.values():

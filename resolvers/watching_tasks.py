@@ -40,7 +40,7 @@ class WatchedTasks:
 
     @contextmanager
     def watching(self, task_id: UUID) -> Iterator[Inbox[Task | None]]:
-        """The task as it is after each look, or None when it was forgotten, for as long as the block lasts."""
+        """The task as it is now, and after each look; None when it was forgotten. For as long as the block lasts."""
         # Only how it is now matters: nobody who reads slowly is owed what it was in between.
         inbox: Inbox[Task | None] = Inbox(1, _nothing, newest=True)
         name = str(task_id)
@@ -48,6 +48,8 @@ class WatchedTasks:
             self._inboxes[name] = set()
             self._channels.add(TASK_CHANNEL + name)
         self._inboxes[name].add(inbox)
+        # As looks go one after the other, nothing comes that is older than what came before.
+        self._looking.soon([name])
         try:
             yield inbox
         finally:

@@ -7,6 +7,7 @@ import strawberry
 from graphql import GraphQLError
 from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 from strawberry.types import ExecutionContext
 
 from db.tables import Scope
@@ -155,12 +156,16 @@ class Schema(strawberry.Schema):
         """Nothing: whoever shows an error to a caller knows whether it belongs into a log (server/errors.py)."""
 
 
-def schema(extensions: Iterable[Callable[[], SchemaExtension]] = ()) -> Schema:
+def schema(
+    extensions: Iterable[Callable[[], SchemaExtension]] = (),
+    executor: type[StrawberryGraphQLCoreExecutionContext] | None = None,
+) -> Schema:
     built = Schema(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
         extensions=list(extensions),
+        execution_context_class=executor,
         config=StrawberryConfig(scalar_map={datetime: DateTime, BigInt: BIG_INT}),
     )
     leave_defaults_of_null_unsaid(built._schema)  # noqa: SLF001  # the one way to graphql-core's schema

@@ -42,6 +42,7 @@ from server.jwt import Jwts
 from server.known_tokens import KnownTokens
 from server.leaving import Leaving
 from server.long_lists import LongLists
+from server.messages import Executor
 from server.middleware import BodyLimit, StandardHeaders, standard_headers
 from server.observation import Observation
 from server.operating import Operating
@@ -74,7 +75,7 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
     persisted = Persisted(automatic=settings.persisted_queries == "automatic")
     extensions = [documents.extension, Observation, Access, Charging().extension, LongLists]
     # Before anybody looks at a document it has to be known which one is meant.
-    built = schema([persisted.extension, *([Discretion] if discreet else []), *extensions])
+    built = schema([persisted.extension, *([Discretion] if discreet else []), *extensions], Executor)
     persisted.trusted = trusted.read(settings, built, documents)
     leaving, gate = leaving or Leaving(), Gate(settings)
     headers = standard_headers(https=(settings.public_url or "").startswith("https:"))
@@ -122,6 +123,7 @@ def create_app(settings: Settings, leaving: Leaving | None = None) -> Starlette:
                 Hosts,
                 names=Names(exposure.allowed_hosts(settings)),
                 origins=exposure.allowed_origins(settings),
+                connecting=exposure.named_origins(settings),
                 direct=exposure.takes_direct_requests_alone(settings),
             ),
             *cors(settings),

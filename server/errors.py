@@ -35,9 +35,9 @@ class Failure:
     places: int = 0
 
 
-def answer_of(result: ExecutionResult) -> dict[str, Any]:
-    """What a caller is answered."""
-    errors = presentable(result)
+def answer_of(result: ExecutionResult, *, quiet: bool = False) -> dict[str, Any]:
+    """What a caller is answered. Where it is `quiet`, others have said in the log what we stand on and failed."""
+    errors = presentable(result, quiet=quiet)
     answer: dict[str, Any] = {}
     if errors:
         answer["errors"] = [error.formatted for error in errors]
@@ -49,13 +49,15 @@ def answer_of(result: ExecutionResult) -> dict[str, Any]:
     return answer
 
 
-def presentable(result: ExecutionResult) -> list[GraphQLError]:
+def presentable(result: ExecutionResult, *, quiet: bool = False) -> list[GraphQLError]:
     """The errors as the caller may see them; those that are ours to mend are logged, and masked with an id."""
     early = isinstance(result, PreExecutionError)
     failures: dict[Hashable, Failure] = {}
     found = [_presentable(error, failures, early=early) for error in result.errors or ()]
     for kind, failure in failures.items():
         where = f"{failure.path}" + (f" and {failure.places - 1} more" if failure.places > 1 else "")
+        if isinstance(kind, str) and quiet:
+            continue
         if isinstance(kind, str):
             log.warning("%s at %s: %s", kind, where, _told(failure.cause))
         else:

@@ -47,8 +47,13 @@ def allowed_origins(settings: Settings) -> tuple[str, ...] | None:
     Without authentication a page could ask whatever its visitor's machine can. A browser that keeps to the rules does
     not send that anyway, since what we take has to be announced before; this is for those that do not.
     """
-    if settings.authentication == "required":
-        return None
+    return None if settings.authentication == "required" else named_origins(settings)
+
+
+def named_origins(settings: Settings) -> tuple[str, ...]:
+    """Those of other pages that the settings name. Before a WebSocket browsers announce nothing, so no others may open
+    one.
+    """
     public = urlsplit(settings.public_url or "")
     return (*settings.cors_origins, *([f"{public.scheme}://{public.netloc}"] if public.netloc else []))
 

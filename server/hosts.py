@@ -40,14 +40,18 @@ class Hosts:
     """Refuses requests that were meant for somebody else.
 
     `origins` are of other pages that may ask besides our own; None: any, since a page without a token is refused
-    anyway. `direct`: what a proxy has passed on is refused, for nobody knows whom it lets in.
+    anyway. `connecting` are of those that may open a WebSocket. `direct`: what a proxy has passed on is refused, for
+    nobody knows whom it lets in.
     """
 
-    def __init__(self, app: ASGIApp, names: Names, origins: Collection[str] | None, *, direct: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, names: Names, origins: Collection[str] | None, connecting: Collection[str], *, direct: bool
+    ) -> None:
         self.app = app
         self._direct = direct
         self._names = names
         self._origins = origins
+        self._connecting = connecting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Probes use the address of a container, which nobody can know beforehand.
@@ -69,7 +73,8 @@ class Hosts:
     def _is_ours(self, request: HTTPConnection, host: tuple[str, int | None]) -> bool:
         """Whether no page sent it, or our own, or one that may."""
         origin = request.headers.get("origin")
-        if origin is None or self._origins is None or origin in self._origins:
+        origins = self._connecting if request.scope["type"] == "websocket" else self._origins
+        if origin is None or origins is None or origin in origins:
             return True
         scheme, _, address = origin.partition("://")
         page = _parsed(address)

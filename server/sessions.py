@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from server.jwt import Jwts
 from server.known_tokens import KnownTokens
 from server.traffic import Traffic
 
+log = logging.getLogger(__name__)
 # With what known tokens themselves may be old by (server/known_tokens.py), one that was revoked is noticed within ten.
 LOOK_SECONDS = 2.0
 # After so many connections have ended, or messages were sent, and not more often than that.
@@ -61,6 +63,7 @@ class Sessions:
     def __init__(self, most_of_one: int) -> None:
         self._most_of_one = most_of_one
         self._open: dict[str, set[Session]] = {}
+        self._leaving = False
         # Since the memory was last looked through, and when that was.
         self._ended = self._messages = 0
         self._tidied = float("-inf")
@@ -72,7 +75,12 @@ class Sessions:
 
     @contextmanager
     def opened(self, session: Session) -> Iterator[None]:
-        """Have it ended when it has to be. Raises LimitExceeded when its client has too many of them."""
+        """Have it ended when it has to be. Raises LimitExceeded when its client has too many of them, and Overloaded
+        when all were ended.
+        """
+        # Who asks again over a connection that is still there would hold up the process.
+        if self._leaving:
+            raise Overloaded
         of_client = self._open.setdefault(session.bucket, set())
         if len(of_client) >= self._most_of_one:
             raise LimitExceeded(f"You have {self._most_of_one} connections for subscriptions, and may not have more.")
@@ -86,6 +94,8 @@ class Sessions:
                 self._open.pop(session.bucket, None)
 
     def end_all(self) -> None:
+        """And let nobody begin another."""
+        self._leaving = True
         for session in self._all():
             session.end(Ending.LEAVING)
 
@@ -103,14 +113,20 @@ class Sessions:
             await asyncio.sleep(LOOK_SECONDS)
             if not traffic.anybody():
                 self._tidy()
-            shown: dict[str, list[Session]] = {}
-            for session in self._all():
-                if session.shown is not None:
-                    shown.setdefault(session.shown, []).append(session)
-            for token, sessions in shown.items():
-                if not await _is_good(token, sessions[0].caller, known, jwts):
-                    for session in sessions:
-                        session.end(Ending.NOT_GOOD)
+            try:
+                await self._end_those_without_token(known, jwts)
+            except Exception:
+                log.exception("whether the tokens of subscribers are still good could not be seen")
+
+    async def _end_those_without_token(self, known: KnownTokens, jwts: Jwts | None) -> None:
+        shown: dict[str, list[Session]] = {}
+        for session in self._all():
+            if session.shown is not None:
+                shown.setdefault(session.shown, []).append(session)
+        for token, sessions in shown.items():
+            if not await _is_good(token, sessions[0].caller, known, jwts):
+                for session in sessions:
+                    session.end(Ending.NOT_GOOD)
 
     def _tidy(self) -> None:
         """Look through the memory when much of it may be garbage, and nobody waits.

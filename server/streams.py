@@ -15,13 +15,14 @@ from strawberry.types.graphql import OperationType
 from resolvers import facts
 from resolvers.callers import ANONYMOUS, Caller
 from resolvers.context import Context
-from resolvers.errors import LimitExceeded, Unauthenticated
+from resolvers.errors import LimitExceeded, Overloaded, Unauthenticated
 from server import metrics
 from server.accept import JSON, STREAM
 from server.admission import Place
 from server.authentication import shown_by
 from server.graphql import REFUSED
-from server.operating import Operating
+from server.middleware import CLOSE
+from server.operating import Operating, Way
 from server.sessions import Ending, Session, Sessions
 from server.websocket_protocol import limit_unsent
 
@@ -36,10 +37,11 @@ BEAT_SECONDS = 13.0
 BEAT = b":\n\n"
 # How long a message may take to go out. Whoever reads more slowly than that is not there to be told anything.
 SEND_SECONDS = 10.0
-ASKED_WITH = {
+ALLOWED = {
     "GET": frozenset({OperationType.QUERY, OperationType.SUBSCRIPTION}),
     "POST": frozenset(OperationType),
 }
+OK = 200
 
 Answers = AsyncGenerator[dict[str, Any], None]
 
@@ -70,12 +72,15 @@ class Stream:
 
     async def answer(self, given: GraphQLRequestData, receive: Receive, send: Send) -> None:
         """Send all there is, until it ends or is ended."""
-        answers = self._operating.answers(given, self._context, ASKED_WITH[self._request.method])
+        method = self._request.method
+        answers = self._operating.answers(given, self._context, Way(ALLOWED[method], method, _status))
         try:
             with self._sessions.opened(self._session):
                 await self._go_on(answers, receive, send)
         except LimitExceeded as error:
             await self._refuse(429, str(error), error.extensions, send)
+        except Overloaded as error:  # we leave, and whoever asks again comes to another process
+            await self._refuse(503, str(error), error.extensions, send)
         except TooSlowError:
             metrics.subscribers_dropped.inc()
             self._request.state.transport.abort()
@@ -107,7 +112,7 @@ class Stream:
         async with aclosing(answers):
             async for answer in answers:
                 if not self._begun.is_set():
-                    if (status := _status(answer)) is not None:
+                    if (status := _status(answer)) != OK:
                         error = answer["errors"][0]
                         await self._refuse(status, error["message"], error["extensions"], send)
                         return
@@ -117,10 +122,13 @@ class Stream:
         await _send(send, _event("complete"))
 
     async def _begin(self, send: Send) -> None:
-        transport = self._request.state.transport
-        limit_unsent(transport)
-        headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers = HEADERS
+        if facts.current().kind == "subscription":
+            limit_unsent(self._request.state.transport)
+            # The kernel does not take that back, and the next answer may be a large one.
+            headers = HEADERS | CLOSE
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": OK, "headers": raw})
         self._begun.set()
         # It is one of those that are executed no more.
         place: Place = self._request.state.place
@@ -157,8 +165,8 @@ def _event(name: str, answer: dict[str, Any] | None = None) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), b"" if answer is None else orjson.dumps(answer))
 
 
-def _status(answer: dict[str, Any]) -> int | None:
-    """That of a request which was refused before its execution, in a way that clients of HTTP know."""
+def _status(answer: dict[str, Any]) -> int:
+    """Of a request that was refused before its execution one that clients of HTTP know."""
     if "errors" not in answer or "data" in answer:
-        return None
-    return next((REFUSED[code] for error in answer["errors"] if (code := error["extensions"]["code"]) in REFUSED), None)
+        return OK
+    return next((REFUSED[code] for error in answer["errors"] if (code := error["extensions"]["code"]) in REFUSED), OK)

@@ -9,12 +9,14 @@ from typing import Any, NoReturn
 
 import orjson
 from cross_web import HTTPException
+from graphql import GraphQLError
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter
 from strawberry.http import GraphQLRequestData
 from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived, WebSocketDisconnected
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler, Operation
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import ConnectionInitMessage, SubscribeMessage
+from strawberry.types import ExecutionResult
 from strawberry.types.graphql import OperationType
 
 from resolvers import facts
@@ -23,9 +25,10 @@ from resolvers.errors import ApiError, LimitExceeded, Overloaded, RateLimited
 from server import metrics
 from server.admission import RETRY_MS, Bill, Gate, Place, bucket_of_caller, paying
 from server.authentication import Logins, NotIn, bearer, shown_by
+from server.errors import answer_of
 from server.graphql import PARAMETERS
 from server.naming import with_names
-from server.operating import Operating
+from server.operating import Operating, Way
 from server.requests import new_id
 from server.sessions import Ending, Session, Sessions
 
@@ -37,7 +40,8 @@ SEND_SECONDS = 10.0
 INIT_SECONDS = 10
 # How a WebSocket is closed that may be opened a little later.
 TRY_AGAIN = 1013
-EVERYTHING = frozenset(OperationType)
+# The request was the one for the connection.
+WAY = Way(frozenset(OperationType), "GET", lambda _: 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,9 @@ class Opened:
             self.lasting.enter_context(self.shared.sessions.opened(session))
         except LimitExceeded as error:
             self._turn_away(str(error))
+        except Overloaded:
+            self._end(Ending.LEAVING)
+            raise WebSocketDisconnected from None
         self.session = session
         return True
 
@@ -166,6 +173,9 @@ class Handler(BaseGraphQLTransportWSHandler[Opened, None]):
             await self._run(operation)
         except WebSocketDisconnected:
             return
+        except Exception as error:  # noqa: BLE001  # it is logged, and nobody waits for ever
+            with suppress(WebSocketDisconnected):
+                await operation.fail(_unexpected(error))
         finally:
             if self.operations.get(operation.id) is operation:
                 del self.operations[operation.id]
@@ -181,10 +191,11 @@ class Handler(BaseGraphQLTransportWSHandler[Opened, None]):
             return
         context = state.context.of(session.caller, session.bucket, opened.origin)
         context.drop = session.drop
+        # A message is too short to cost anything by its size (BYTES of server/admission.py).
         bill = Bill(session.bucket, state.limiter, shared.gate.policy, shared.gate.empty)
         state.traffic.note()
         place = Place(shared.gate, session.bucket)
-        answers = shared.operating.answers(operation.given, context, EVERYTHING)
+        answers = shared.operating.answers(operation.given, context, WAY)
         try:
             with paying(bill):
                 async with aclosing(answers):
@@ -247,6 +258,11 @@ def _refused(gate: Gate, bucket: str) -> ApiError | None:
     if not gate.has_place(bucket):
         return Overloaded()
     return None if gate.is_open(bucket) else RateLimited(RETRY_MS)
+
+
+def _unexpected(error: Exception) -> Any:
+    """What became of an operation that nobody has foreseen; it is in the log then."""
+    return answer_of(ExecutionResult(None, [GraphQLError(str(error), original_error=error)]))["errors"]
 
 
 def _formatted(error: ApiError) -> dict[str, object]:

@@ -172,7 +172,8 @@ async def test_a_name_that_is_not_as_it_should_be_is_refused_and_nothing_kept(
 
 async def test_a_text_is_a_string_beside_a_name_too(client: Client) -> None:
     await post(client, in_full(NAMED, id=7))
-    for query in (0, False, [], {}):
+    queries: list[Any] = [0, False, [], {}]
+    for query in queries:
         for _ in range(2):
             response = await post(client, {**by_hash(NAMED, id=7), "query": query})
             assert response.status_code == 400

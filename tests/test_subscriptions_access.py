@@ -10,10 +10,12 @@ from conftest import Client, Serve
 from connecting import exchange
 from sqlalchemy.ext.asyncio import AsyncEngine
 from subscribing import USER, Socket, connected, socket, stream
+from test_logs import Captured, log
 from websockets.exceptions import InvalidStatus
 
 from server import known_tokens, sessions
 
+__all__ = ["log"]
 SECURE = {"authentication": "required"}
 LISTS_OF_CLIENTS = [
     "application/graphql-response+json, application/graphql+json, application/json, text/event-stream, multipart/mixed",
@@ -102,6 +104,23 @@ async def test_pages_of_other_origins_may_not_connect(serve: Serve) -> None:
         assert refusal.value.response.status_code == 403
 
 
+async def test_with_a_token_pages_of_other_origins_may_ask_and_may_not_connect(
+    serve: Serve, engine: AsyncEngine
+) -> None:
+    elsewhere = "https://elsewhere.example.com"
+    async with serve(**SECURE, public_url="https://segments.example.com") as client:
+        token = await a_token(engine, "read")
+        response = await client.http.post("/graphql", json=ASKED, headers={**bearing(token), "Origin": elsewhere})
+        assert response.status_code == 200
+        with pytest.raises(InvalidStatus) as refusal:
+            async with connected(client, origin=elsewhere, additional_headers=bearing(token)):
+                pass
+        assert refusal.value.response.status_code == 403
+        for origin in (str(client.http.base_url).rstrip("/"), "https://segments.example.com", None):
+            async with socket(client, {"token": token.text}, origin=origin):
+                pass
+
+
 async def test_only_the_one_protocol_is_spoken(client: Client) -> None:
     async with connected(client, protocol="graphql-transport-ws") as subscriber:
         await subscriber.connection.send("[]")
@@ -157,6 +176,41 @@ async def test_queries_and_mutations_go_over_the_same_connection(client: Client)
         assert await subscriber.receive() == {"type": "pong"}
 
 
+async def test_what_names_no_operation_is_the_callers_mistake(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"Accept": "text/event-stream"}
+    async with socket(client) as subscriber:
+        for asked in ({}, {"query": None}, {"query": ""}, {"query": "query A { __typename }", "operationName": "B"}):
+            await subscriber.send("subscribe", id="1", payload=asked)
+            error = await refused(subscriber)
+            assert error["extensions"] == {"code": "BAD_USER_INPUT"}
+            response = await client.http.post("/graphql", json=asked, headers=headers)
+            told = json.dumps({"errors": [error]}, separators=(",", ":"))
+            assert response.text == f"event: next\ndata: {told}\n\nevent: complete\ndata: \n\n"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_stream_is_logged_with_its_method_and_its_status(
+    serve: Serve, engine: AsyncEngine, log: Captured
+) -> None:
+    async with serve(**SECURE, max_subscriptions_per_client=1) as client:
+        headers = {"Accept": "text/event-stream", **bearing(await a_token(engine, "read"))}
+        changing = {"query": 'mutation { cancelTask(id: 1, idempotencyKey: "12345678") { replayed } }'}
+        assert (await client.http.post("/graphql", json=changing, headers=headers)).status_code == 403
+        async with stream(client, USER, headers, id=7) as events:
+            await events.next()
+            assert (await client.http.post("/graphql", json=ASKED, headers=headers)).status_code == 429
+        while (response := await client.http.get("/graphql", params=ASKED, headers=headers)).status_code == 429:
+            await asyncio.sleep(0.02)
+        assert response.status_code == 200
+    lines = [(line["method"], line["status"], line.get("code")) for line in log.requests]
+    assert [lines[0], lines[1], lines[2], lines[-1]] == [
+        ("POST", 403, "FORBIDDEN"),
+        ("POST", 200, None),
+        ("POST", 429, "LIMIT_EXCEEDED"),
+        ("GET", 200, None),
+    ]
+
+
 @pytest.mark.parametrize("accept", LISTS_OF_CLIENTS)
 async def test_whoever_names_streams_last_gets_one_answer(client: Client, accept: str) -> None:
     # The second is answered by the short way.
@@ -171,6 +225,10 @@ async def test_whoever_names_streams_first_gets_one_also_of_a_query(client: Clie
         for _ in range(2):
             response = await client.http.post("/graphql", json=ASKED, headers={"Accept": accept})
             assert response.text == 'event: next\ndata: {"data":{"user":{"id":"7"}}}\n\nevent: complete\ndata: \n\n'
+            assert "connection" not in response.headers
+    # Its connection takes little at a time from then on.
+    async with stream(client, USER, id=7) as events:
+        assert events.response.headers["connection"] == "close"
     headers, query = {"Accept": "text/event-stream"}, ASKED["query"]
     response = await client.http.get("/graphql", params={"query": query}, headers=headers)
     assert response.text.startswith("event: next\ndata: {")

@@ -11,17 +11,22 @@ from typing import Any
 import httpx
 import pytest
 from background import ask_for_report
-from callers import a_token, bearing, caller
+from callers import a_token, bearing, caller, revoke
 from conftest import Client, Serve
 from operations import change, create
+from prometheus_client import REGISTRY
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from subscribing import TASK, USER, Socket, connected, socket, stream
-from test_shutdown import Start, start
+from test_bulk import add
+from test_shutdown import Start, start, until
 from websockets.exceptions import ConnectionClosedError
 
 from resolvers import watching
 from resolvers.subscribing import Subscriptions
-from server import app, streams, websockets
+from server import app, known_tokens, sessions, streams, websocket_protocol, websockets
+from server.authentication import looked_up
+from server.embedded import Servers
 
 __all__ = ["start"]
 # Some 40 kB for each message.
@@ -102,8 +107,11 @@ async def change_often(client: Client, times: int) -> None:
 async def test_who_does_not_read_is_disconnected(client: Client, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Too many messages wait; or one for too long."""
     monkeypatch.setattr(watching, "MOST_MESSAGES", most)
+    # Who begins to read before that learns why.
+    monkeypatch.setattr(websocket_protocol, "LAST_SECONDS", 60)
     for module in (websockets, streams):
         monkeypatch.setattr(module, "SEND_SECONDS", 0.5 if most > 100 else 60)
+    dropped = dropped_so_far()
     asked = json.dumps({"query": LARGE}).encode()
     async with (
         narrow(client) as slow,
@@ -123,17 +131,17 @@ async def test_who_does_not_read_is_disconnected(client: Client, monkeypatch: py
         async with socket(client) as other:
             await other.subscribe(USER, id=7)
             assert (await other.next())["userChanged"]["resync"]
+        assert await until(lambda: dropped_so_far() >= dropped + 2)
         await cut(listener)
-        code, reason = await drained(subscriber)
-        assert (code, reason) in (
-            (4408, "Messages are not read fast enough: connect again"),
-            (1006, ""),
-        )
+        assert await drained(subscriber) == (4408, "Messages are not read fast enough: connect again")
+
+
+def dropped_so_far() -> float:
+    return REGISTRY.get_sample_value("segmentql_subscribers_dropped_total") or 0.0
 
 
 async def cut(connection: sockets.socket) -> None:
     """Read what is still there, which is not all, and does not end as an answer does."""
-    await asyncio.sleep(1)
     loop, read = asyncio.get_running_loop(), b""
     async with asyncio.timeout(10):
         with suppress(ConnectionResetError):
@@ -172,16 +180,121 @@ async def test_nothing_is_watched_when_all_have_left(serve: Serve, monkeypatch: 
             await subscriber.receive()
             assert (len(hub.users), len(hub.tasks)) == (2, 1)
             await subscriber.send("complete", id="1")
-            assert await until_empty(lambda: len(hub.users) == 1)
-        assert await until_empty(lambda: not len(hub.users) and not len(hub.tasks) and not hub._counts)
+            assert await until(lambda: len(hub.users) == 1)
+        assert await until(lambda: not len(hub.users) and not len(hub.tasks) and not hub._counts)
 
 
-async def until_empty(condition: Any) -> bool:
-    for _ in range(500):
-        if condition():
-            return True
-        await asyncio.sleep(0.01)
-    return False
+async def test_who_asks_again_does_not_hold_up_a_process_that_leaves(start: Start) -> None:
+    process = start()
+    async with httpx.AsyncClient(base_url=process.url, timeout=30) as http:
+        client = Client(http)
+        async with stream(client, USER, id=7) as events, socket(client) as subscriber:
+            assert (await events.next())[0] == "next"
+            # This connection stays, and is not used for anything just now.
+            assert (await client.post("{ user(id: 7) { id } }")) == {"data": {"user": {"id": "7"}}}
+            began = asyncio.get_running_loop().time()
+            process.process.send_signal(signal.SIGTERM)
+            assert await events.next() == ("", None)
+            async with stream(client, USER, id=7) as again:
+                error = json.loads(await again.response.aread())["errors"][0]
+                assert (again.response.status_code, error["extensions"]) == (503, {"code": "OVERLOADED"})
+                assert again.response.headers["connection"] == "close"
+            assert (await subscriber.closed())[0] == 1012
+            assert await process.ended() == 0
+            assert asyncio.get_running_loop().time() - began < 3
+    assert "Traceback" not in process.log.read_text()
+
+
+async def test_who_may_not_use_channels_of_redis_uses_the_rest(
+    serve: Serve, servers: Servers, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Channels are none of what a new user may use.
+    rights: dict[str, Any] = {"keys": ["segmentql:*"], "categories": ["+@all"]}
+    await redis.acl_setuser("silent", enabled=True, passwords="+its-password", **rights)
+    try:
+        async with (
+            serve(redis_url=servers.redis_url.replace("://", "://silent:its-password@")) as client,
+            serve() as elsewhere,
+            socket(client) as subscriber,
+            socket(elsewhere) as other,
+        ):
+            await create(client, "A", "B")
+            for each in (subscriber, other):
+                await each.subscribe(USER, id=7)
+                assert (await each.next())["userChanged"]["resync"]
+            await change(elsewhere, 7, add=["A"])
+            async with asyncio.timeout(5):
+                assert (await subscriber.next())["userChanged"]["events"][0]["slug"] == "A"
+            # So many that their lists are removed by a script.
+            left = REGISTRY.get_sample_value("segmentql_redis_left_total")
+            await add(client, "B", list(range(200)))
+            assert REGISTRY.get_sample_value("segmentql_redis_left_total") == left
+            async with asyncio.timeout(5):
+                assert (await subscriber.next())["userChanged"]["events"][0]["slug"] == "B"
+    finally:
+        await redis.acl_deluser("silent")
+    (refusal,) = [record.getMessage() for record in caplog.records if record.name == "db.channels"]
+    assert "NOPERM" in refusal
+
+
+async def test_a_look_at_the_tokens_that_fails_is_not_the_last(
+    serve: Serve, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sessions, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(known_tokens, "FRESH_SECONDS", 0.2)
+    failures = [RuntimeError("nobody has expected this")]
+
+    async def failing(*args: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await looked_up(*args)
+
+    monkeypatch.setattr(sessions, "looked_up", failing)
+    async with serve(authentication="required") as client:
+        token = await a_token(engine, "read")
+        async with socket(client, {"token": token.text}) as subscriber:
+            await revoke(engine, token)
+            assert await subscriber.closed() == (4403, "Forbidden")
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["server.sessions"]
+
+
+async def test_what_fails_unexpectedly_is_told_and_logged(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(*_: object) -> None:
+        raise RuntimeError("nobody has expected this")
+
+    async with socket(client) as subscriber:
+        with monkeypatch.context() as patched:
+            patched.setattr(websockets, "_refused", failing)
+            await subscriber.subscribe(USER, id=7)
+            message = await subscriber.receive()
+        (error,) = message["payload"]
+        assert error["extensions"]["code"] == "INTERNAL_SERVER_ERROR"
+        (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert error["extensions"]["id"] in record.getMessage()
+        await subscriber.subscribe(USER, id=7)
+        assert (await subscriber.next())["userChanged"]["resync"]
+
+
+async def test_channels_are_listened_to_again_after_a_failure(
+    serve: Serve, redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard, failures = Subscriptions._heard, [RuntimeError("nobody has expected this")]
+
+    def failing(hub: Subscriptions, channel: str | None) -> None:
+        if failures:
+            raise failures.pop()
+        heard(hub, channel)
+
+    monkeypatch.setattr(Subscriptions, "_heard", failing)
+    async with serve() as client, socket(client) as subscriber:
+        await subscriber.subscribe(USER, id=7)
+        assert (await subscriber.next())["userChanged"]["resync"]
+        async with asyncio.timeout(5):
+            while failures or (await redis.pubsub_numsub("segmentql:catalogue-changed"))[0][1] != 1:
+                await asyncio.sleep(0.02)
+    assert [record.name for record in caplog.records if record.levelname == "ERROR"] == ["db.channels"]
 
 
 async def test_who_subscribes_is_told_that_the_process_leaves(start: Start) -> None:
