@@ -1,6 +1,6 @@
 // Sees each mutation through to its answer: with one key, across lost connections and reloads, so that it happens once.
 
-import { KEPT, PASSING, Problem, ask, pause, sleep } from "./service.js";
+import { KEPT, PASSING, Problem, ask, pause, sleep, token } from "./service.js";
 
 const ERRORS = "replayed userErrors { code message }";
 const MUTATIONS = {
@@ -11,6 +11,8 @@ const MUTATIONS = {
 };
 // The service may forget a key after a day; then the same request is a new one.
 const KEY_MS = 23 * 3_600_000;
+// With these nothing has happened. After every other one, or none, it may have.
+const NOT_DONE = new Set(["UNAUTHENTICATED", "FORBIDDEN", "RATE_LIMITED", "OVERLOADED", "HTTP_429"]);
 
 // What was wanted and has no answer yet, by its key. Each is kept in the browser before it is sent first, and found
 // again after a reload: so there is no moment at which it could be done twice, or be forgotten.
@@ -28,8 +30,19 @@ export function resume(shown) {
 
 export function want(endpoint, kind, input, title) {
   const intention = { key: `page-${random()}`, kind, input, title, endpoint, at: Date.now() };
-  localStorage.setItem(`${KEPT}pending:${intention.key}`, JSON.stringify(intention));
+  keep(intention);
   return carryOut(intention);
+}
+
+function keep(intention) {
+  localStorage.setItem(`${KEPT}pending:${intention.key}`, JSON.stringify(intention));
+}
+
+/** By what a token is told from others: a key is good for the name of one. Never the token itself. */
+async function markOf(text) {
+  if (!crypto.subtle) return "";
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  return Array.from(new Uint8Array(digest).slice(0, 8), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 export const tryAll = () => pending.forEach((state) => state.again());
@@ -59,10 +72,19 @@ async function carryOut(intention) {
 
 /** The payload; null when it was refused or given up, which is told. */
 async function untilKnown(state) {
-  const { key, kind, input, title, endpoint, at } = state.intention;
+  const { intention } = state, { key, kind, input, title, endpoint, at } = intention;
+  let sure = false;
   for (let tries = 0; ; tries++) {
     if (state.givenUp) return page.refused(`${title}: given up. It is not known whether it happened.`);
     if (Date.now() - at > KEY_MS) return page.refused(`${title}: that was too long ago to be sent again safely.`);
+    const mark = await markOf(token(endpoint)), before = intention.mark;
+    if (before !== undefined && before !== mark && !sure) {
+      page.waits(state, `${title}: it was sent with another token, and may have happened. "Try now" sends it with this one.`);
+      await untilAgain(state, Infinity);
+      sure = true;
+      continue;
+    }
+    keep(Object.assign(intention, { mark }));
     try {
       const [payload] = Object.values(await ask(endpoint, MUTATIONS[kind], { input, key }));
       const [error] = payload.userErrors;
@@ -70,14 +92,19 @@ async function untilKnown(state) {
       throw new Problem(error.code, error.message, { refused: !PASSING.has(error.code) });
     } catch (problem) {
       if (problem.refused) return page.refused(`${title}: ${problem.message}`);
+      if (NOT_DONE.has(problem.code)) keep(Object.assign(intention, { mark: before }));
       // A token that is not good, say, tells nothing of an attempt before: the key is kept until somebody sees to it.
       const wait = PASSING.has(problem.code) ? pause(tries, problem) : Infinity;
       const seconds = (wait / 1000).toFixed(1);
       const next = wait === Infinity ? "It waits for you." : `Trying again in ${seconds} s, with the same key.`;
       page.waits(state, `${title}: not known yet. ${problem.message} ${next}`);
-      const woken = new AbortController();
-      state.again = () => woken.abort();
-      if (!state.givenUp) await sleep(wait, woken.signal);
+      await untilAgain(state, wait);
     }
   }
+}
+
+async function untilAgain(state, wait) {
+  const woken = new AbortController();
+  state.again = () => woken.abort();
+  if (!state.givenUp) await sleep(wait, woken.signal);
 }

@@ -21,6 +21,8 @@ const inputs = (form) => $(form).elements;
 let endpoint = localStorage.getItem(`${KEPT}endpoint`) ?? "http://127.0.0.1:8080/graphql";
 
 let user = "", memberships = [], following = new AbortController(), ticking;
+// How often the user was shown, who is being looked at again, and since when and how often for an end that has come.
+let shows = 0, refreshing = null, notBefore = 0, asked = 0;
 
 async function lookUp(id) {
   following.abort();
@@ -35,6 +37,7 @@ async function lookUp(id) {
     $("#found").hidden = false;
     keepUp(signal);
   } catch (problem) {
+    if (signal.aborted) return;
     $("#found").hidden = true;
     say(problem.message, true);
   }
@@ -46,6 +49,7 @@ function show(found) {
     if (!slugs.has(slug) && Date.parse(expiresAt) <= Date.now() + CLOCKS_MS) say(`${slug} of user ${user} has ended.`);
   }
   memberships = found;
+  shows++;
   showRows();
 }
 
@@ -85,8 +89,18 @@ function paint() {
   if (!left.some(Number.isFinite)) return;
   ticking = setTimeout(() => {
     paint();
-    if (memberships.some(({ expiresAt }) => expiresAt !== null && Date.parse(expiresAt) <= Date.now())) refresh();
+    askOfEnds();
   }, next);
+}
+
+/** Asks whether what is over by this clock is so by the database's: at once, and then ever more rarely. */
+function askOfEnds() {
+  if (!memberships.some(({ expiresAt }) => expiresAt !== null && Date.parse(expiresAt) <= Date.now())) {
+    [asked, notBefore] = [0, 0];
+  } else if (Date.now() >= notBefore) {
+    notBefore = Date.now() + pause(asked++, {});
+    refresh();
+  }
 }
 
 function remaining(ms) {
@@ -99,12 +113,16 @@ function remaining(ms) {
 
 /** Looks again, quietly: if there is no answer now, there will be a next time. */
 async function refresh() {
-  const { signal } = following, id = user;
-  if (!id || $("#found").hidden) return;
+  const { signal } = following, id = user, before = shows;
+  if (!id || $("#found").hidden || refreshing === signal) return;
+  refreshing = signal;
   try {
     const found = (await ask(endpoint, LOOKUP, { id })).user.memberships;
-    if (!signal.aborted) show(found);
-  } catch { /* what is shown stays */ }
+    // What was shown meanwhile is newer.
+    if (!signal.aborted && shows === before) show(found);
+  } catch { /* what is shown stays */ } finally {
+    if (refreshing === signal) refreshing = null;
+  }
 }
 
 /** Follows the user as long as the service tells its changes, and asks from time to time where it does not. */
@@ -156,6 +174,8 @@ const tell = (sentence) => { $("#task").textContent = sentence; };
 
 /** A link is good for some minutes; one that is used later is asked for anew. */
 function offer(report, file) {
+  // An endpoint may be anybody's, and this page has others' tokens.
+  if (!["http:", "https:"].includes(new URL(file.url, report.endpoint).protocol)) return tell("The report has no usable link.");
   const link = document.createElement("a");
   link.textContent = `Download it (CSV, ${file.rows} rows, ${file.bytes} bytes)`;
   link.href = file.url;
@@ -224,7 +244,7 @@ function submitted(form, then) {
 submitted("#connection", (given) => {
   endpoint = given.endpoint.value;
   localStorage.setItem(`${KEPT}endpoint`, endpoint);
-  keepToken(endpoint, given.token.value.trim());
+  keepToken(endpoint, given.token.value.trim().replace(/^Bearer\s+/i, ""));
   tryAll();
   if (user) lookUp(user);
   followReport();

@@ -145,9 +145,13 @@ function openLink() {
   const found = state.tabs.findIndex((tab) => tab.query === query && (tab.variables ?? "") === variables);
   const added = () => state.tabs.push(tabOf({ query, variables, operationName: given.get("operationName") })) - 1;
   state.activeTabIndex = found < 0 ? added() : found;
-  storage.setItem("graphiql:tabState", JSON.stringify(state));
-  storage.setItem("graphiql:query", query);
-  storage.setItem("graphiql:variables", variables);
+  try {
+    storage.setItem("graphiql:tabState", JSON.stringify(state));
+    storage.setItem("graphiql:query", query);
+    storage.setItem("graphiql:variables", variables);
+  } catch {
+    hinted("There is no room for another tab: close some, and open the link again.");
+  }
 }
 
 /** As GraphiQL keeps it. */
