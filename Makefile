@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test test-image soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
+.PHONY: help run test test-pages test-image soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -18,7 +18,10 @@ run: $(VENV)/.run  ## Start PostgreSQL, Valkey and SegmentQL on http://127.0.0.1
 	@exec $(BIN)/segmentql serve
 
 test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image and not pages" $(ARGS)
+
+test-pages: $(VENV)/.dev  ## Try GraphiQL and the example front end in Chromium (Debian's package chromium)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m pages $(ARGS)
 
 test-image: $(VENV)/.dev  ## Build what the container has, without a container, and try it
 	$(BIN)/python -m pytest -m image $(ARGS)

@@ -43,6 +43,13 @@ EMPTY = """
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what wants a browser, so that the suite itself needs none."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.pages)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what tests want to be seen, from every worker."""
     for report in terminalreporter.getreports("passed"):
