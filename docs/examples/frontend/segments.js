@@ -175,10 +175,11 @@ const tell = (sentence) => { $("#task").textContent = sentence; };
 /** A link is good for some minutes; one that is used later is asked for anew. */
 function offer(report, file) {
   // An endpoint may be anybody's, and this page has others' tokens.
-  if (!["http:", "https:"].includes(new URL(file.url, report.endpoint).protocol)) return tell("The report has no usable link.");
+  const url = new URL(file.url, report.endpoint);
+  if (!["http:", "https:"].includes(url.protocol)) return tell("The report has no usable link.");
   const link = document.createElement("a");
   link.textContent = `Download it (CSV, ${file.rows} rows, ${file.bytes} bytes)`;
-  link.href = file.url;
+  link.href = url;
   link.download = "";
   link.addEventListener("click", async (event) => {
     if (Date.now() < Date.parse(file.urlExpiresAt) - 5_000) return;
@@ -223,6 +224,9 @@ const shown = {
   ended(state) {
     state.text.parentElement.remove();
     showRows();
+    // A look that is under way may have come before it.
+    shows++;
+    refreshing = null;
     refresh();
   },
   done: {
@@ -242,9 +246,11 @@ function submitted(form, then) {
 }
 
 submitted("#connection", (given) => {
+  if (!keepToken(given.endpoint.value, given.token.value)) {
+    return say("That is no token: it has characters that tokens never have. It was not taken.", true);
+  }
   endpoint = given.endpoint.value;
   localStorage.setItem(`${KEPT}endpoint`, endpoint);
-  keepToken(endpoint, given.token.value.trim().replace(/^Bearer\s+/i, ""));
   tryAll();
   if (user) lookUp(user);
   followReport();

@@ -22,8 +22,12 @@ export class Problem extends Error {
 // For each endpoint its own, so that no token is ever shown to another.
 export const token = (url) => sessionStorage.getItem(`${KEPT}token:${url}`) ?? "";
 
+/** Takes it as it was pasted, with its scheme or without; false for what no header can carry. */
 export function keepToken(url, given) {
-  sessionStorage.setItem(`${KEPT}token:${url}`, given);
+  const text = given.trim().replace(/^Bearer\s+/i, "");
+  if (/[^\x20-\x7e]/.test(text)) return false;
+  sessionStorage.setItem(`${KEPT}token:${url}`, text);
+  return true;
 }
 
 export function sent(url, query, variables, accept, signal) {
@@ -67,6 +71,7 @@ export function pause(tries, problem) {
 
 /** Ends early when the signal is given. */
 export function sleep(ms, signal) {
+  if (signal?.aborted) return Promise.resolve();
   return new Promise((done) => {
     const ended = () => { clearTimeout(timer); signal?.removeEventListener("abort", ended); done(); };
     const timer = ms === Infinity ? undefined : setTimeout(ended, ms);
@@ -80,17 +85,22 @@ export async function follow(url, query, variables, signal, told) {
   if (!response.ok) return PASSING.has(`HTTP_${response.status}`);
   if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) return false;
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let text = ""; ; ) {
-    const silence = setTimeout(() => reader.cancel(), SILENT_MS);
-    const { done, value } = await reader.read().finally(() => clearTimeout(silence));
-    if (done) return true;
-    const events = (text + value).split(/\r?\n\r?\n/);
-    text = events.pop();
-    for (const event of events) {
-      const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
-      const answer = JSON.parse(lines.map((line) => line.slice(5)).join("\n").trim() || "{}");
-      if (answer.errors) return PASSING.has(answer.errors[0].extensions?.code);
-      if (answer.data && !signal.aborted) told(answer.data);
+  try {
+    for (let text = ""; ; ) {
+      const silence = setTimeout(() => reader.cancel(), SILENT_MS);
+      const { done, value } = await reader.read().finally(() => clearTimeout(silence));
+      if (done) return true;
+      const events = (text + value).split(/\r?\n\r?\n/);
+      text = events.pop();
+      for (const event of events) {
+        const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        const answer = JSON.parse(lines.map((line) => line.slice(5)).join("\n").trim() || "{}");
+        if (answer.errors) return PASSING.has(answer.errors[0].extensions?.code);
+        if (answer.data && !signal.aborted) told(answer.data);
+      }
     }
+  } finally {
+    // Whatever it was that ended it, nothing more is to come.
+    reader.cancel().catch(() => {});
   }
 }

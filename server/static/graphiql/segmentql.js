@@ -4,6 +4,9 @@
 const TOKEN = "segmentql:token";
 // Of a link that is opened or made: a browser takes more, chats and mail do not.
 const MOST_CHARACTERS = 100_000;
+// Browsers keep some megabytes for a page; the oldest go first.
+const MOST_LINKED = 10;
+const LINKED = "linked-";
 const NO_TOKEN = "A token is needed. Paste one into the field at the top; it is kept until this tab is closed.";
 const BAD_TOKEN = "The token at the top is not accepted: it is mistyped, has expired or was revoked.";
 const NO_SCHEMA =
@@ -140,11 +143,15 @@ function openLink() {
   if (!query || fragment.length > MOST_CHARACTERS) return;
   // Only once: the tab is kept, and may be edited.
   history.replaceState(null, "", window.location.pathname + window.location.search);
-  const stored = storage.getItem("graphiql:tabState");
-  const state = stored ? JSON.parse(stored) : { tabs: TABS.map(tabOf) };
-  const found = state.tabs.findIndex((tab) => tab.query === query && (tab.variables ?? "") === variables);
-  const added = () => state.tabs.push(tabOf({ query, variables, operationName: given.get("operationName") })) - 1;
-  state.activeTabIndex = found < 0 ? added() : found;
+  const state = stateOfTabs();
+  const isIt = (tab) => tab.query === query && (tab.variables ?? "") === variables;
+  if (!state.tabs.some(isIt)) {
+    const linked = state.tabs.filter(isLinked);
+    const tooMany = linked.slice(0, Math.max(0, linked.length - MOST_LINKED + 1));
+    const tab = tabOf({ query, variables, operationName: given.get("operationName") });
+    state.tabs = [...state.tabs.filter((each) => !tooMany.includes(each)), { ...tab, id: LINKED + tab.id }];
+  }
+  state.activeTabIndex = state.tabs.findIndex(isIt);
   try {
     storage.setItem("graphiql:tabState", JSON.stringify(state));
     storage.setItem("graphiql:query", query);
@@ -152,6 +159,18 @@ function openLink() {
   } catch {
     hinted("There is no room for another tab: close some, and open the link again.");
   }
+}
+
+const isLinked = ({ id }) => String(id).startsWith(LINKED);
+
+function stateOfTabs() {
+  try {
+    const state = JSON.parse(storage.getItem("graphiql:tabState"));
+    if (Array.isArray(state?.tabs)) return state;
+  } catch {
+    // GraphiQL begins anew with what it cannot read, and so do we.
+  }
+  return { tabs: TABS.map(tabOf) };
 }
 
 /** As GraphiQL keeps it. */
