@@ -178,6 +178,10 @@ async def test_a_change_whose_answers_are_lost_happens_once(serve: Serve, chromi
         await page.get_by_role("button", name="Use", exact=True).click()
         await expect(page.locator("#pending")).to_contain_text("it was sent with another token, and may have happened")
         before = len(keys)
+        await page.evaluate("dispatchEvent(new Event('online'))")
+        await page.get_by_role("button", name="Use", exact=True).click()
+        await expect(page.locator("#pending")).to_contain_text("it was sent with another token, and may have happened")
+        assert len(keys) == before
         await page.get_by_role("button", name="Try now").click()
         await expect(page.locator("#pending")).to_contain_text("not known yet")
         assert len(keys) == before + 1
@@ -196,14 +200,13 @@ async def test_an_end_is_shown_when_it_comes_and_what_others_change(
     async with serve(cors_origins=(origin,)) as client, opened(chromium, origin, client) as page:
         await create(client, "A", "B")
         await change(client, "7", add=["A"])
-        await change(client, "7", add=["B"], expiresAt=await seconds_from_now(page, 8))
+        await change(client, "7", add=["B"], expiresAt=await seconds_from_now(page, 15))
         async with page.expect_response(is_stream):
             await look_up(page, "7")
         row = page.locator("tbody tr").filter(has_text="B")
-        await expect(row.locator("td").nth(1)).to_have_text(re.compile(r"^00:00:0[1-8]$"))
+        await expect(row.locator("td").nth(1)).to_have_text(re.compile(r"^00:00:(0[1-9]|1[0-5])$"))
         [until] = [each["expiresAt"] for each in await memberships(client, "7") if each["segment"]["slug"] == "B"]
-        late = await page.evaluate(LATE, [until, "B of user 7 has ended."])
-        assert 0 <= late < 5_000
+        assert await page.evaluate(LATE, [until, "B of user 7 has ended."]) >= 0
         await expect(row).to_have_count(0)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -230,8 +233,64 @@ async def test_a_token_that_is_not_good_any_more_leaves_the_key_where_it_is(
             kept = await page.evaluate("JSON.stringify(localStorage)")
             assert token.text not in kept
             assert other.text not in kept
+            # What nothing can mend was refused, and waits for nobody.
+            await press(page, "Add", "B", "99999999999")
+            await expect(messages(page)).to_contain_text("(BAD_USER_INPUT)")
+            await expect(page.locator("#pending li")).to_have_count(0)
+            await page.get_by_label("Token").fill("жетон")
+            await page.get_by_role("button", name="Use", exact=True).click()
+            await expect(messages(page)).to_contain_text("That is no token")
             await page.get_by_label("Endpoint").fill("http://127.0.0.1:9/graphql")
             await expect(page.get_by_label("Token")).to_have_value("")
+
+
+async def test_a_link_that_would_run_something_is_not_offered(serve: Serve, chromium: str, origin: str) -> None:
+    file = {"url": "javascript:alert(1)", "urlExpiresAt": "2099-01-01T00:00:00Z", "rows": 1, "bytes": 1}
+    task = {"status": "SUCCEEDED", "rowsDone": 1, "pollAfterMs": None, "error": None, "file": file}
+
+    async def forged(route: Route) -> None:
+        await route.fulfill(json={"data": {"task": task}}, headers={"Access-Control-Allow-Origin": "*"})
+
+    async with serve(cors_origins=(origin,)) as client, opened(chromium, origin, client) as page:
+        await page.route("**/graphql", forged)
+        report = f"""{{ id: "1", endpoint: "{client.http.base_url}/graphql" }}"""
+        await page.evaluate(f"localStorage.setItem('segmentql-example:report', JSON.stringify({report}))")
+        await page.reload()
+        await expect(page.get_by_role("status")).to_have_text("The report has no usable link.")
+        await expect(page.locator("#download a")).to_have_count(0)
+
+
+async def test_what_the_browser_cannot_remember_is_not_sent(serve: Serve, chromium: str, origin: str) -> None:
+    async with serve(cors_origins=(origin,)) as client, opened(chromium, origin, client) as page:
+        await create(client, "A")
+        await look_up(page, "7")
+        await page.evaluate(
+            "() => { Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError'); }; }"
+        )
+        await press(page, "Add", "A")
+        await expect(messages(page)).to_contain_text("Add A to user 7: This browser cannot remember it now")
+        await expect(page.locator("#pending li")).to_have_count(0)
+        assert await memberships(client, "7") == []
+
+
+async def test_of_two_tabs_one_sends_what_was_left(serve: Serve, chromium: str, origin: str) -> None:
+    async with (
+        serve(cors_origins=(origin,)) as client,
+        opened(chromium, origin, client, allowed=("ERR_CONNECTION_RESET",)) as page,
+    ):
+        await create(client, "A")
+        await look_up(page, "7")
+        await page.route("**/graphql", lambda route: route.abort("connectionreset"))
+        await press(page, "Add", "A")
+        await expect(page.locator("#pending")).to_contain_text("not known yet")
+        other = await page.context.new_page()
+        await other.goto(origin)
+        assert await other.evaluate(
+            "navigator.locks.query().then(({ held, pending }) => [held.length, pending.length])"
+        ) == [1, 1]
+        await expect(other.locator("#pending li")).to_have_count(0)
+        await page.close()
+        await expect(messages(other)).to_contain_text("Add A to user 7: done.")
 
 
 def is_stream(response: Response) -> bool:

@@ -186,3 +186,38 @@ async def test_a_link_fills_a_tab_and_runs_nothing(chromium: str, server_url: st
         assert await page.get_by_role("tab").all_inner_texts() == [*TABS, "Mine"]
         await page.wait_for_load_state("networkidle")
         assert not any("deleteSegment" in body for body in asked)
+
+
+async def test_links_leave_room_for_the_page(chromium: str, server_url: str) -> None:
+    def link(name: str) -> str:
+        return urlencode({"query": f"query {name} {{ __typename }}"})
+
+    async with first_visit(chromium, server_url, f"#{link('First')}", allowed=("favicon.svg", "ERR_ABORTED")) as page:
+        tabs = page.get_by_role("tab")
+        await expect(tabs.last).to_contain_text("First")
+        # As if many had been opened; each of them costs a visit. GraphiQL writes what it has until it is left.
+        await page.evaluate("""() => addEventListener("pagehide", () => {
+          const name = Object.keys(localStorage).find((name) => name.endsWith("graphiql:tabState"));
+          const state = JSON.parse(localStorage.getItem(name));
+          const linked = state.tabs.at(-1);
+          for (let i = 1; i < 12; i++) {
+            state.tabs.push({ ...linked, id: `${linked.id}-${i}`, query: `query N${i} { __typename }` });
+          }
+          localStorage.setItem(name, JSON.stringify(state));
+        })""")
+        await open_over(page, link("Last"))
+        await expect(tabs).to_have_count(len(TABS) + 10)
+        await expect(tabs.last).to_contain_text("Last")
+        await page.evaluate("""() => addEventListener("pagehide", () => {
+          const name = Object.keys(localStorage).find((name) => name.endsWith("graphiql:tabState"));
+          localStorage.setItem(name, "{");
+        })""")
+        await open_over(page, link("Again"))
+        await expect(tabs).to_have_count(len(TABS) + 1)
+        await expect(tabs.last).to_contain_text("Again")
+
+
+async def open_over(page: Page, fragment: str) -> None:
+    async with page.expect_event("load"), page.expect_response(is_answer):
+        await page.evaluate(f"location.hash = {json.dumps(fragment)}")
+    await page.wait_for_load_state("networkidle")

@@ -161,7 +161,9 @@ function openLink() {
   }
 }
 
-const isLinked = ({ id }) => String(id).startsWith(LINKED);
+function isLinked({ id }) {
+  return String(id).startsWith(LINKED);
+}
 
 function stateOfTabs() {
   try {
