@@ -75,10 +75,10 @@ reference: $(VENV)/.run  ## Write docs/reference.md from schema.graphql
 contract: $(VENV)/.dev $(VENV)/contract/.ok tests/node/schema/node_modules/.ok  ## Hold the schema to its rules, to its last release, and to what it answers
 	tests/node/schema/node_modules/.bin/eslint -c tests/node/schema/eslint.config.js schema.graphql
 	tests/node/schema/node_modules/.bin/graphql-inspector diff docs/schema/released.graphql schema.graphql
-	$(BIN)/python tests/contract/fuzz.py $(VENV)/contract/bin/schemathesis 300
+	PYTHONPATH=tests/clients $(BIN)/python tests/contract/fuzz.py $(VENV)/contract/bin/schemathesis 300
 
 fuzz-schema: $(VENV)/.dev $(VENV)/contract/.ok  ## Send 6 000 requests drawn from the schema: a minute or two
-	$(BIN)/python tests/contract/fuzz.py $(VENV)/contract/bin/schemathesis 6000
+	PYTHONPATH=tests/clients $(BIN)/python tests/contract/fuzz.py $(VENV)/contract/bin/schemathesis 6000
 
 clients: $(VENV)/.dev $(VENV)/clients/.ok tests/clients/node/node_modules/.ok  ## Run Apollo Client, urql, Relay and other clients against a server: half a minute
 	$(BIN)/python tests/clients/run.py $(VENV)/clients/bin/python

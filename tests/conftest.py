@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from databases import PREPARED, fresh, sql
+from faults import Valkey
 from redis.asyncio import Redis
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -142,6 +143,15 @@ async def redis(servers: Servers) -> AsyncIterator[Redis]:
     await redis.flushall()
     yield redis
     await redis.aclose()
+
+
+@pytest.fixture
+async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
+    """One of the test's own, which it may do anything to."""
+    valkey = Valkey(tmp_path)
+    await valkey.start()
+    yield valkey
+    await valkey.end()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from ipaddress import ip_network
 from math import ceil
-from pathlib import Path
 
 import httpx
 import pytest
@@ -137,28 +136,23 @@ async def test_processes_share_what_a_client_has(serve: Serve, redis: Redis) -> 
         assert 0 < await redis.pttl("segmentql:limit:address:127.0.0.1") <= 20_000
 
 
-async def test_without_redis_each_process_counts_for_itself(serve: Serve, tmp_path: Path) -> None:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
-    try:
-        async with serve(rate_limit=1, rate_burst=5, redis_url=valkey.url) as client:
-            assert cost(await asked(client))["remaining"] == 4
-            valkey.kill()
-            # The first one finds it gone, and is counted here already.
-            assert cost(await asked(client))["remaining"] == 4
-            while (response := await asked(client)).status_code == 200:
-                pass
-            assert code(response) == "RATE_LIMITED"
-            await valkey.start()
-            for _ in range(500):
-                if (await client.http.get("/readyz")).json()["redis"]:
-                    break
-                await asyncio.sleep(0.01)
-            # What was spent meanwhile is forgiven.
-            await asyncio.sleep(response.json()["errors"][0]["extensions"]["retryAfterMs"] / 1_000)
-            assert cost(await asked(client))["remaining"] == 4
-    finally:
-        await valkey.end()
+async def test_without_redis_each_process_counts_for_itself(serve: Serve, valkey: Valkey) -> None:
+    async with serve(rate_limit=1, rate_burst=5, redis_url=valkey.url) as client:
+        assert cost(await asked(client))["remaining"] == 4
+        valkey.kill()
+        # The first one finds it gone, and is counted here already.
+        assert cost(await asked(client))["remaining"] == 4
+        while (response := await asked(client)).status_code == 200:
+            pass
+        assert code(response) == "RATE_LIMITED"
+        await valkey.start()
+        for _ in range(500):
+            if (await client.http.get("/readyz")).json()["redis"]:
+                break
+            await asyncio.sleep(0.01)
+        # What was spent meanwhile is forgiven.
+        await asyncio.sleep(response.json()["errors"][0]["extensions"]["retryAfterMs"] / 1_000)
+        assert cost(await asked(client))["remaining"] == 4
 
 
 async def test_what_can_never_be_paid_is_no_matter_of_waiting(serve: Serve) -> None:

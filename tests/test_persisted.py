@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,9 +227,7 @@ async def test_what_redis_holds_under_a_hash_has_to_be_its_document(client: Clie
     assert "errors" not in (await post(client, in_full(NAMED, id=7))).json()
 
 
-async def test_without_redis_each_process_knows_its_own(serve: Serve, tmp_path: Path) -> None:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
+async def test_without_redis_each_process_knows_its_own(serve: Serve, valkey: Valkey) -> None:
     async with serve(redis_url=valkey.url) as client:
         await post(client, in_full(NAMED, id=7))
         valkey.kill()
@@ -238,7 +235,6 @@ async def test_without_redis_each_process_knows_its_own(serve: Serve, tmp_path: 
         assert (await post(client, by_hash(SEGMENTS, id=7))).json() == NOT_FOUND
         assert (await post(client, in_full(SEGMENTS, id=7))).json() == {"data": {"user": {"segments": []}}}
         assert (await post(client, by_hash(SEGMENTS, id=7))).json() == {"data": {"user": {"segments": []}}}
-    await valkey.end()
 
 
 async def test_redis_keeps_so_many_documents_and_bytes_and_those_used_last(

@@ -82,9 +82,7 @@ async def test_a_connection_that_breaks_in_the_middle_of_answers_gives_nobody_an
         await pipeline.close()
 
 
-async def test_an_answer_that_comes_too_late_is_nobody_elses(tmp_path: Path) -> None:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
+async def test_an_answer_that_comes_too_late_is_nobody_elses(valkey: Valkey) -> None:
     pipeline = pipeline_to(valkey.url)
     assert await asked(pipeline, "ECHO", "first") == b"first"
     valkey.freeze()
@@ -94,12 +92,9 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(tmp_path: Path) -> 
     valkey.thaw()
     assert (await patient, await again) == (b"patient", b"again")
     await pipeline.close()
-    await valkey.end()
 
 
-async def test_it_is_behind_as_long_as_it_owes_an_answer_for_too_long(tmp_path: Path) -> None:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
+async def test_it_is_behind_as_long_as_it_owes_an_answer_for_too_long(valkey: Valkey) -> None:
     pipeline = pipeline_to(valkey.url)
     assert await asked(pipeline, "ECHO", "first") == b"first"
     valkey.freeze()
@@ -112,12 +107,9 @@ async def test_it_is_behind_as_long_as_it_owes_an_answer_for_too_long(tmp_path: 
     assert await asked(pipeline, "ECHO", "last") == b"last"
     assert not pipeline.is_behind(0)
     await pipeline.close()
-    await valkey.end()
 
 
-async def test_a_connection_that_says_nothing_any_more_is_left_for_another(tmp_path: Path) -> None:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
+async def test_a_connection_that_says_nothing_any_more_is_left_for_another(valkey: Valkey) -> None:
     pipeline = pipeline_to(valkey.url)
     before = await asked(pipeline, "CLIENT", "ID")
     valkey.freeze()
@@ -126,7 +118,6 @@ async def test_a_connection_that_says_nothing_any_more_is_left_for_another(tmp_p
     valkey.thaw()
     assert await asked(pipeline, "CLIENT", "ID") > before
     await pipeline.close()
-    await valkey.end()
 
 
 async def test_whoever_waits_when_it_is_closed_is_told_so(pipeline: Pipeline) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +10,6 @@ from conftest import Client, Serve
 from faults import Valkey
 from operations import change, create, delete, differences, slugs
 from sqlalchemy.ext.asyncio import AsyncEngine
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
-    yield valkey
-    await valkey.end()
 
 
 async def until(client: Client, *, redis: bool) -> None:

@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from resolvers import watching
 from resolvers.subscribing import Subscriptions
-from server import app, known_tokens, sessions, streams, websocket_protocol, websockets
+from server import app, known_tokens, sessions, websocket_protocol, websockets
 from server.authentication import looked_up
 from server.embedded import Servers
 
@@ -109,8 +109,7 @@ async def test_who_does_not_read_is_disconnected(client: Client, monkeypatch: py
     monkeypatch.setattr(watching, "MOST_MESSAGES", most)
     # Who begins to read before that learns why.
     monkeypatch.setattr(websocket_protocol, "LAST_SECONDS", 60)
-    for module in (websockets, streams):
-        monkeypatch.setattr(module, "SEND_SECONDS", 0.5 if most > 100 else 60)
+    monkeypatch.setattr(sessions, "SEND_SECONDS", 0.5 if most > 100 else 60)
     dropped = dropped_so_far()
     asked = json.dumps({"query": LARGE}).encode()
     async with (

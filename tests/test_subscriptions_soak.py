@@ -4,10 +4,9 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,14 +41,6 @@ class Seen:
             self.events += [(event["action"], event["at"]) for event in told["events"]]
             self.resyncs += told["resync"]
             self.is_in = told["user"]["isIn"]
-
-
-@pytest.fixture
-async def valkey(tmp_path: Path) -> AsyncIterator[Valkey]:
-    valkey = Valkey(tmp_path)
-    await valkey.start()
-    yield valkey
-    await valkey.end()
 
 
 @pytest.mark.timeout(600)

@@ -46,10 +46,12 @@ class Outcome(NamedTuple):
 def main(ariadne: str) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     programs = [*of_python(ariadne), *of_node(console)]
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as server:
-        began = time.monotonic()
+    # As it is for front ends: more processes than one, and nobody served without a token.
+    settings = {"WORKERS": "2", "AUTHENTICATION": "required"}
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), **settings) as server:
+        token, began = server.new_token(), time.monotonic()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            outcomes = list(pool.map(lambda program: run(program, server), programs))
+            outcomes = list(pool.map(lambda program: run(program, server, token), programs))
         seconds = time.monotonic() - began
         complaints = server.complaints()
     console.print(table(programs, outcomes))
@@ -125,9 +127,9 @@ def of_package(client: str, package: str, folder: Path, *commands: list[str]) ->
     return Program(client, version, folder, list(commands))
 
 
-def run(program: Program, server: Server) -> Outcome:
+def run(program: Program, server: Server, token: str) -> Outcome:
     began = time.monotonic()
-    environ = os.environ | {"SEGMENTQL_URL": f"{server.url}/graphql", "SEGMENTQL_TOKEN": server.token}
+    environ = os.environ | {"SEGMENTQL_URL": f"{server.url}/graphql", "SEGMENTQL_TOKEN": token}
     shown, wrong = [], ""
     for command in program.commands:
         try:

@@ -1,4 +1,4 @@
-"""A server for the clients' programs: two processes, databases of its own, and nobody served without a token."""
+"""A server with databases of its own, for programs that ask it from outside (tests/contract/fuzz.py, too)."""
 
 import os
 import socket
@@ -19,47 +19,47 @@ COMMAND = [sys.executable, "-m", "server"]
 @dataclass(frozen=True)
 class Server:
     url: str
-    token: str
     log: Path
+    environ: dict[str, str]
 
     def complaints(self) -> str:
         """The log, if there is in it what should not be, else nothing."""
         text = self.log.read_text()
         return text if "internal error" in text or "Traceback" in text else ""
 
+    def new_token(self) -> str:
+        command = [*COMMAND, "token", "create", "--name", "clients", "--scope", "write"]
+        made = subprocess.run(command, env=self.environ, check=True, capture_output=True, text=True)
+        return made.stdout.strip()
+
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(folder: Path, **settings: str) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {
-        "SEGMENTQL_PORT": str(port),
-        "SEGMENTQL_WORKERS": "2",
-        "SEGMENTQL_DATA_DIR": str(folder / "data"),
-        "SEGMENTQL_AUTHENTICATION": "required",
-    }
+    settings |= {"PORT": str(port), "DATA_DIR": str(folder / "data")}
     # What the shell has set is for another server.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SEGMENTQL_")} | settings
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("SEGMENTQL_")}
+    environ |= {f"SEGMENTQL_{name}": value for name, value in settings.items()}
     url, log = f"http://127.0.0.1:{port}", folder / "log"
     with log.open("w") as written:
-        server = subprocess.Popen([*COMMAND, "serve"], env=environ, stdout=written, stderr=written)
+        process = subprocess.Popen([*COMMAND, "serve"], env=environ, stdout=written, stderr=written)
         try:
-            wait(url, server, log)
-            yield Server(url, new_token(environ), log)
+            wait(url, process, log)
+            yield Server(url, log, environ)
         finally:
-            server.terminate()
-            server.wait(START_SECONDS)
+            process.terminate()
+            try:
+                process.wait(START_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
-def new_token(environ: dict[str, str]) -> str:
-    command = [*COMMAND, "token", "create", "--name", "clients", "--scope", "write"]
-    return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").is_success:
                 return

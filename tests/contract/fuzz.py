@@ -1,24 +1,23 @@
 """Schemathesis against a server of its own: thousands of requests drawn from the schema, and nothing of them may fail.
 
-Run by `make contract` and `make fuzz-schema`: python tests/contract/fuzz.py SCHEMATHESIS CASES
+Run by `make contract` and `make fuzz-schema`: PYTHONPATH=tests/clients python tests/contract/fuzz.py SCHEMATHESIS CASES
 """
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from running import serving
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-START_SECONDS, RUN_SECONDS = 60, 900
+RUN_SECONDS = 900
+# Each request may ask for as much as it likes, and all come from one address.
+SETTINGS = {"RATE_LIMIT": "0", "SERVE_TASKS": "1"}
 # Below that a second process takes longer to start than it saves.
 ALONE = 1_000
 CASES = re.compile(r"(\d+) generated")
@@ -26,8 +25,8 @@ CREATE = 'mutation { createSegment(input: {slug: "%s"}, idempotencyKey: "fuzz-cr
 
 
 def main(schemathesis: str, cases: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as url:
-        began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), **SETTINGS) as server:
+        url, began = server.url, time.monotonic()
         operations = prepare(url)
         processes = 1 if cases < ALONE else os.cpu_count() or 1
         each = -(-cases // (operations * processes))
@@ -42,9 +41,8 @@ def main(schemathesis: str, cases: int) -> None:
             if process.returncode:
                 print(output)
                 raise SystemExit("Schemathesis has found something")
-        log = (Path(folder) / "log").read_text()
-        if "internal error" in log or "Traceback" in log:
-            print(log)
+        if complaints := server.complaints():
+            print(complaints)
             raise SystemExit("Something has failed: see the log above")
         found = sum(int(count[1]) for output in outputs if (count := CASES.search(output)))
         if found < cases:
@@ -71,47 +69,6 @@ def prepare(url: str) -> int:
         query = "{ __schema { queryType { fields { name } } mutationType { fields { name } } } }"
         found = http.post("/graphql", json={"query": query}).json()["data"]["__schema"]
     return len(found["queryType"]["fields"]) + len(found["mutationType"]["fields"])
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {
-        "SEGMENTQL_PORT": str(port),
-        "SEGMENTQL_DATA_DIR": str(folder / "data"),
-        # Each request may ask for as much as it likes, and all come from one address.
-        "SEGMENTQL_RATE_LIMIT": "0",
-        "SEGMENTQL_SERVE_TASKS": "1",
-    }
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("SEGMENTQL_")} | settings
-    with (folder / "log").open("w") as log:
-        command = [sys.executable, "-m", "server", "serve"]
-        server = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
-        try:
-            wait(server, f"http://127.0.0.1:{port}", folder / "log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            try:
-                server.wait(START_SECONDS)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                raise
-
-
-def wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    print(log.read_text())
-    raise SystemExit("The server did not start: see the log above")
 
 
 if __name__ == "__main__":
