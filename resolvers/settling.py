@@ -13,8 +13,6 @@ from db.watching import Look
 OVERLAP = timedelta(seconds=5)
 # While a transaction goes on for hours there are more looks than anybody wants to remember.
 MOST_MARKS = 1_000
-
-
 # Each mark takes a transaction id, of which there are many and not endlessly many.
 MARK_SECONDS = 1.0
 

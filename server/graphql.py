@@ -56,6 +56,7 @@ MOST_QUOTES = 4 * (MOST_VALUES + 1)
 INEXACT = 2**53
 # What is answered at once.
 ANSWERED = {"GET": {OperationType.QUERY}, "POST": {OperationType.QUERY, OperationType.MUTATION}}
+NO_QUERY = "No GraphQL query found in the request"
 NO_STREAM = (
     "A subscription is answered over WebSocket (graphql-transport-ws), or as a stream where `Accept` names "
     "text/event-stream before all others."
@@ -185,7 +186,7 @@ class GraphQLView(GraphQL[Context, None]):
         except CannotGetOperationTypeError as error:
             raise HTTPException(400, error.as_http_error_reason()) from error
         except MissingQueryError as error:
-            raise HTTPException(400, "No GraphQL query found in the request") from error
+            raise HTTPException(400, NO_QUERY) from error
 
     async def get_sub_response(self, request: Request | WebSocket) -> Response:
         response = await super().get_sub_response(request)

@@ -20,7 +20,7 @@ from resolvers import facts
 from resolvers.context import Context
 from resolvers.errors import BadUserInput, TimedOut
 from server.errors import answer_of
-from server.graphql import PATH
+from server.graphql import NO_QUERY, PATH
 from server.requests import conclude
 
 # Of which operation is meant nothing is known then. Over HTTP the request is refused for it (server/graphql.py).
@@ -113,7 +113,7 @@ class Operating:
 def _mistake(error: GraphQLError) -> GraphQLError:
     message = error.message
     if isinstance(error.original_error, MissingQueryError):
-        message = "No GraphQL query found in the request"
+        message = NO_QUERY
     return GraphQLError(message, extensions={"code": BadUserInput.code})
 
 

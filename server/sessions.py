@@ -21,6 +21,8 @@ from server.traffic import Traffic
 log = logging.getLogger(__name__)
 # With what known tokens themselves may be old by (server/known_tokens.py), one that was revoked is noticed within ten.
 LOOK_SECONDS = 2.0
+# How long a message may take to go out. Whoever reads more slowly than that is not there to be told anything.
+SEND_SECONDS = 10.0
 # After so many connections have ended, or messages were sent, and not more often than that.
 TIDY_ENDED, TIDY_MESSAGES = 100, 10_000
 TIDY_SECONDS = 10.0
@@ -142,6 +144,11 @@ class Sessions:
 
     def _all(self) -> list[Session]:
         return [session for of_client in self._open.values() for session in of_client]
+
+
+def in_time() -> asyncio.Timeout:
+    """Bounds how long a message takes to go out."""
+    return asyncio.timeout(SEND_SECONDS)
 
 
 async def _is_good(shown: str, caller: Caller, known: KnownTokens, jwts: Jwts | None) -> bool:

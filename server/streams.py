@@ -23,7 +23,7 @@ from server.authentication import shown_by
 from server.graphql import REFUSED
 from server.middleware import CLOSE
 from server.operating import Operating, Way
-from server.sessions import Ending, Session, Sessions
+from server.sessions import Ending, Session, Sessions, in_time
 from server.websocket_protocol import limit_unsent
 
 HEADERS = {
@@ -35,8 +35,6 @@ HEADERS = {
 # Proxies drop a connection over which nothing goes for half a minute, some of them.
 BEAT_SECONDS = 13.0
 BEAT = b":\n\n"
-# How long a message may take to go out. Whoever reads more slowly than that is not there to be told anything.
-SEND_SECONDS = 10.0
 ALLOWED = {
     "GET": frozenset({OperationType.QUERY, OperationType.SUBSCRIPTION}),
     "POST": frozenset(OperationType),
@@ -154,7 +152,7 @@ async def _left(receive: Receive) -> None:
 
 async def _send(send: Send, chunk: bytes) -> None:
     try:
-        async with asyncio.timeout(SEND_SECONDS):
+        async with in_time():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     except TimeoutError as error:
         raise TooSlowError from error

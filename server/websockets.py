@@ -30,12 +30,10 @@ from server.graphql import PARAMETERS
 from server.naming import with_names
 from server.operating import Operating, Way
 from server.requests import new_id
-from server.sessions import Ending, Session, Sessions
+from server.sessions import Ending, Session, Sessions, in_time
 
 # Operations of one connection at a time.
 MOST_OPERATIONS = 100
-# How long a message may take to go out. Whoever reads more slowly than that is not there to be told anything.
-SEND_SECONDS = 10.0
 # How long a client has to say who it is.
 INIT_SECONDS = 10
 # How a WebSocket is closed that may be opened a little later.
@@ -115,7 +113,7 @@ class Adapter(ASGIWebSocketAdapter):
 
     async def send_json(self, message: Mapping[str, object]) -> None:
         try:
-            async with asyncio.timeout(SEND_SECONDS):
+            async with in_time():
                 await self.ws.send_text(orjson.dumps(message).decode())
         except TimeoutError as error:
             metrics.subscribers_dropped.inc()
