@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import httpx
 import pytest
 import uvicorn
+from breaking import Valkey
 from databases import PREPARED, fresh, sql
-from faults import Valkey
 from redis.asyncio import Redis
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine

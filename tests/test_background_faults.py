@@ -21,8 +21,8 @@ from background import (
     stalled,
     stalling_reports,
 )
+from breaking import proxy_before
 from conftest import Serve
-from faults import proxy_before
 from operations import change, change_within, count, create, database_clock, delete, differences, new_key
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine

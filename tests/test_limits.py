@@ -8,9 +8,9 @@ from math import ceil
 
 import httpx
 import pytest
+from breaking import Valkey
 from callers import a_token, caller
 from conftest import Serve
-from faults import Valkey
 from limiting import READ, asked, code, cost
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from breaking import Valkey
 from comparing import Connection, counted
 from conftest import Client, Serve
-from faults import Valkey
 from operations import CHANGE, CREATE, SEGMENTS, change, create, new_key
 from persisting import (
     GRAPHQL,

@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from breaking import proxy_before
 from conftest import Client, Serve
-from faults import proxy_before
 from operations import CHANGE, CREATE, change, count, create, differences, history, slugs
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from breaking import Valkey
 from conftest import Client, Serve
-from faults import Valkey
 from operations import change, create, delete, differences, slugs
 from sqlalchemy.ext.asyncio import AsyncEngine
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
+from breaking import Valkey
 from conftest import ROOT, Client
-from faults import Valkey
 from operations import CHANGE, MEMBERSHIPS, change, create, delete, differences, state
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from faults import Valkey
+from breaking import Valkey
 from operations import change, create
 from sqlalchemy.ext.asyncio import AsyncEngine
 from subscribing import Socket, socket

@@ -17,9 +17,9 @@ import forking
 import httpx
 import pytest
 from background import ask_for_report, execute, finished, task
+from breaking import proxy_before
 from callers import a_token, bearing, caller, last_use, revoke
 from conftest import Client, Serve
-from faults import proxy_before
 from importing import ask_to_import
 from operations import MEMBERSHIPS, change, create, database_clock, history, new_key, slugs
 from prometheus_client import REGISTRY
