@@ -1,0 +1,113 @@
+"""What stands between a process and a server that it uses, and does to the bytes what networks do."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+PIECE_BYTES = 65_536
+
+
+class Relay:
+    """Listens on a socket and passes on to another one, until it is told to be a bad network."""
+
+    def __init__(self, socket: Path, target: Path) -> None:
+        self.socket, self.target = socket, target
+        # Nothing arrives, and nobody is told.
+        self.black_hole_there = self.black_hole_back = False
+        # Each piece comes so much later, in seconds, both ways.
+        self.delay = 0.0
+        # Answers to be lost, with their connection: the next ones to what matches.
+        self.answers_to_lose = 0
+        self.lost_answers = 0
+        # A change of one user is one statement, which commits itself; it names its field.
+        self.losing: re.Pattern[bytes] = re.compile(b"COMMIT|changeUserSegments")
+        self._away = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._writers)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        server = await asyncio.start_unix_server(self._accept, self.socket)
+        try:
+            yield
+        finally:
+            server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def leave(self) -> None:
+        """Refuse everybody, and end what there is."""
+        self._away = True
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def heal(self) -> None:
+        """Be a good network again. What a black hole has swallowed is gone, so its connections are, too."""
+        holes = self.black_hole_there or self.black_hole_back
+        self._away = self.black_hole_there = self.black_hole_back = False
+        self.delay, self.answers_to_lose = 0.0, 0
+        if holes:
+            for writer in list(self._writers):
+                writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+        with suppress(OSError, asyncio.CancelledError):
+            await self._connect(reader, writer)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._away:
+            writer.transport.abort()
+            return
+        self._writers.add(writer)
+        target = None
+        try:
+            back, target = await asyncio.open_unix_connection(self.target)
+            losing = asyncio.Event()
+            ways = [self._there(reader, target, losing), self._back(back, writer, losing)]
+            done, pending = await asyncio.wait(map(asyncio.ensure_future, ways), return_when=asyncio.FIRST_COMPLETED)
+            for way in pending:
+                way.cancel()
+            await asyncio.gather(*done, *pending, return_exceptions=True)
+        finally:
+            self._writers.discard(writer)
+            for each in (writer, target):
+                if each is not None:
+                    each.transport.abort()
+
+    async def _there(self, reader: asyncio.StreamReader, target: asyncio.StreamWriter, losing: asyncio.Event) -> None:
+        while sent := await reader.read(PIECE_BYTES):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if self.black_hole_there:
+                continue
+            if self.answers_to_lose and self.losing.search(sent):
+                self.answers_to_lose -= 1
+                self.lost_answers += 1
+                losing.set()
+            target.write(sent)
+            await target.drain()
+
+    async def _back(self, back: asyncio.StreamReader, writer: asyncio.StreamWriter, losing: asyncio.Event) -> None:
+        while answer := await back.read(PIECE_BYTES):
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            if losing.is_set():
+                # What was asked for has happened, and nobody hears of it.
+                writer.transport.abort()
+                return
+            if self.black_hole_back:
+                continue
+            writer.write(answer)
+            await writer.drain()
