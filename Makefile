@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pages test-image soak bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
+.PHONY: help run test test-pages test-image soak faults faults-proof fuzz bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run  ## Start PostgreSQL, Valkey and SegmentQL on http://127.0.0.1:8080/graphql
 	@exec $(BIN)/segmentql serve
@@ -28,6 +28,15 @@ test-image: $(VENV)/.dev  ## Build what the container has, without a container, 
 
 soak: $(VENV)/.dev  ## Run the tests that take minutes, and print what they measured
 	$(BIN)/python -m pytest -m soak -s --timeout 1800 $(ARGS)
+
+faults: $(VENV)/.dev  ## Strike with every fault 20 times, and check that nothing is lost: an hour
+	PYTHONPATH=.:tests $(BIN)/python -m faults $(ARGS)
+
+faults-proof: $(VENV)/.dev  ## Plant a bug for each promise, and see that the faults bring it to light: five minutes
+	PYTHONPATH=.:tests $(BIN)/python -m faults.proving $(ARGS)
+
+fuzz: $(VENV)/.dev  ## Send 50 000 hostile requests: ten minutes
+	PYTHONPATH=.:tests $(BIN)/python -m fuzzing $(ARGS)
 
 bench: $(VENV)/.dev bench/peers/node/node_modules/.ok  ## Measure SegmentQL beside other GraphQL servers: half an hour
 	$(BIN)/python -m bench.speed $(ARGS)

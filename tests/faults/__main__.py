@@ -34,7 +34,7 @@ def main(
     parallel: Annotated[int, typer.Option(help="Rows at the same time, each with servers of its own.", min=1)] = 2,
     planted: Annotated[str, typer.Option(help="A bug that the servers have: it has to be found.")] = "",
     json_: Annotated[Path | None, typer.Option("--json", help="Where the results go, row by row.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Where the table goes.")] = None,
+    page: Annotated[Path | None, typer.Option(help="A page with marks, between which the table goes.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the servers keep their data.")] = None,
 ) -> None:
     """Strike with every fault, and check that nothing was lost, doubled, or answered twice in different ways."""
@@ -50,10 +50,13 @@ def main(
         results = _several(names, repetitions, seed, place, parallel, planted)
     if json_ is not None:
         json_.write_text(json.dumps([each.as_json() for each in results], indent=1))
-    if markdown is not None:
-        markdown.write_text(table.as_markdown(results))
+    said = (
+        f"Seed {seed}, {repetitions} of each, in {sum(each.seconds for each in results) / 60:.0f} minutes of servers."
+    )
+    if page is not None:
+        table.write_into(page, results, said)
     console.print(table.as_rich(results))
-    console.print(f"seed {seed}, {repetitions} of each fault")
+    console.print(said)
     for result in results:
         for wrong in [*result.wrong(ROWS[result.row]), *result.findings.examples]:
             console.print(f"{result.row}: {wrong}", style="red", markup=False)

@@ -18,13 +18,17 @@ FIELDS = {
     "removeUsersFromSegment": ("RemoveUsersFromSegmentInput", STORED),
     "createSegment": ("CreateSegmentInput", "segment { id } replayed userErrors { code message }"),
     "generateReport": ("GenerateReportInput", "task { id } replayed userErrors { code message }"),
+    "importMembers": ("ImportMembersInput", "task { id } replayed userErrors { code message }"),
 }
 MUTATIONS = {
     field: f"mutation ($input: {kind}!, $key: String!) {{ {field}(input: $input, idempotencyKey: $key) {{ {what} }} }}"
     for field, (kind, what) in FIELDS.items()
 } | {
     "deleteSegment": """mutation ($input: String!, $key: String!) {
-        deleteSegment(slug: $input, idempotencyKey: $key) { segment { id } replayed userErrors { code message } } }"""
+        deleteSegment(slug: $input, idempotencyKey: $key) { segment { id } replayed userErrors { code message } } }""",
+    "updateSegment": """mutation ($input: String!, $key: String!) {
+        updateSegment(slug: $input, input: {description: "As before."}, idempotencyKey: $key) {
+            segment { id } replayed userErrors { code message } } }""",
 }
 READ = """query ($id: ID!, $freshness: Freshness!) {
     user(id: $id) { memberships(freshness: $freshness) { segment { slug } expiresAt } } }"""
@@ -36,7 +40,7 @@ MISTAKES = {"GRAPHQL_PARSE_FAILED", "GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT
 
 
 async def mutate(process: Process, field: str, input: object, key: str) -> Attempt:
-    attempt = await _ask(process, MUTATIONS[field], {"input": input, "key": key})
+    attempt = await ask(process, MUTATIONS[field], {"input": input, "key": key})
     if attempt.outcome is Outcome.OK and attempt.payload is not None:
         payload = attempt.payload[field]
         refusals = [error["code"] for error in payload.pop("userErrors")]
@@ -50,14 +54,14 @@ async def mutate(process: Process, field: str, input: object, key: str) -> Attem
 async def read(process: Process, user: str, *, latest: bool = False) -> tuple[Attempt, dict[str, int] | None]:
     """And by slug when the membership expires; None when nobody answered."""
     variables = {"id": user, "freshness": "LATEST" if latest else "CACHED"}
-    attempt = await _ask(process, READ, variables)
+    attempt = await ask(process, READ, variables)
     if attempt.payload is None:
         return attempt, None
     found = attempt.payload["user"]["memberships"]
     return attempt, {each["segment"]["slug"]: microseconds(each["expiresAt"]) for each in found}
 
 
-async def _ask(process: Process, query: str, variables: Mapping[str, Any]) -> Attempt:
+async def ask(process: Process, query: str, variables: Mapping[str, Any]) -> Attempt:
     began, payload, error = time.time(), None, ""
     try:
         response = await process.http.post("/graphql", json={"query": query, "variables": variables})

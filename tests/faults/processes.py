@@ -38,17 +38,21 @@ class Process:
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.number, self.folder = number, folder
-        self._command, self.environ, self._program = command, dict(environ), program
+        self._command, self.environ, self.program = command, dict(environ), program
         self.process: asyncio.subprocess.Process | None = None
         self.http = httpx.AsyncClient()
         # When it was frozen, or left without what it needs, on purpose and by no fault of its own.
         self._excused: list[tuple[float, float]] = []
 
+    @property
+    def log(self) -> Path:
+        return self.folder / f"process{self.number}.log"
+
     async def start(self) -> None:
         environ = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"} | self.environ
-        with (self.folder / f"process{self.number}.log").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *self._program,
+                *self.program,
                 *self._command,
                 cwd=self.folder,
                 env=environ,

