@@ -9,16 +9,19 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test test-pages test-image soak faults faults-proof fuzz bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
+.PHONY: help run test test-processes test-pages test-image soak faults faults-proof fuzz bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run  ## Start PostgreSQL, Valkey and SegmentQL on http://127.0.0.1:8080/graphql
 	@exec $(BIN)/segmentql serve
 
 test: $(VENV)/.dev tests/node/node_modules/.ok  ## Run the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image and not pages" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not soak and not image and not pages and not processes" $(ARGS)
+
+test-processes: $(VENV)/.dev  ## Start, kill and replace whole servers: two minutes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "processes and not soak" $(ARGS)
 
 test-pages: $(VENV)/.dev  ## Try GraphiQL and the example front end in Chromium (Debian's package chromium)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m pages $(ARGS)

@@ -102,6 +102,7 @@ def test_serve_says_where_and_what_to_try_and_keeps_what_was_written(empty_place
 
 
 @linux
+@pytest.mark.processes
 def test_kill_9_leaves_no_process_and_loses_nothing(place: Path) -> None:
     with serving(place, "--workers", "2") as service:
         assert create(service, "KEPT") == []
@@ -189,6 +190,7 @@ def test_a_taken_port_is_one_line_and_nothing_keeps_running(place: Path) -> None
 
 
 @linux
+@pytest.mark.processes
 def test_each_of_two_server_processes_answers_and_one_that_dies_is_replaced(
     empty_place: Path, urls: dict[str, str]
 ) -> None:

@@ -301,6 +301,7 @@ async def test_rejected_rows_are_stored_and_the_others_take_effect(serve: Serve,
         assert [await slugs(client, user) for user in ("ann", "bob", "eve")] == [["A"], [], ["A"]]
 
 
+@pytest.mark.processes
 async def test_an_import_that_is_killed_after_the_upload_goes_on(
     serve: Serve, run: Run, place: Path, state: Path, engine: AsyncEngine
 ) -> None:

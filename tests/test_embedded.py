@@ -25,6 +25,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from server import embedded, embedded_root
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[1]
 NOBODY = 65534
 NAMELESS = 54321

@@ -16,6 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from db import connections
 from server.settings import Settings
 
+pytestmark = pytest.mark.processes
+
 USERS = [f"user-{n:06}" for n in range(45_000)]
 BROKEN = ["", "user-000001", '"']
 CONTENT = "\n".join([*USERS, *BROKEN])

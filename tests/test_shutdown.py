@@ -24,6 +24,8 @@ from balancer import Balancer, Connection, connect, ends
 
 from server.embedded import Servers
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parents[1]
 BODY = b'{"query": "{ user(id: 7) { segments { slug } } }"}'
 REQUEST = (
