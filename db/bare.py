@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-from sqlalchemy import URL
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from db.gone import CONNECT_SECONDS, GONE, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+from db.primary import Primary
 
 CLOSE_SECONDS = 2
-# What a URL may say that SQLAlchemy itself takes.
-NOT_THE_DRIVERS = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func"})
 
 
 class ConnectionLost(ConnectionError):
@@ -35,10 +33,9 @@ class _Session:
 class Pool:
     """Up to `size` connections, made when they are needed; the one that was used last is used next."""
 
-    def __init__(self, url: URL, size: int, session: Mapping[str, str], command_timeout: float) -> None:
-        _, options = url.get_dialect()().create_connect_args(url)
-        kept = {name: value for name, value in options.items() if name not in NOT_THE_DRIVERS}
-        self._options: dict[str, Any] = kept | {
+    def __init__(self, primary: Primary, size: int, session: Mapping[str, str], command_timeout: float) -> None:
+        self._primary = primary
+        self._options: dict[str, Any] = primary.options | {
             "timeout": CONNECT_SECONDS,
             "command_timeout": command_timeout,
             "server_settings": dict(session),
@@ -111,6 +108,8 @@ class Pool:
                 raise
             if connection.is_closed() or getattr(error, "sqlstate", None) in GONE:
                 self._lost = time.monotonic()
+                if getattr(error, "sqlstate", None) == READ_ONLY:
+                    self._primary.leave()
                 raise ConnectionLost(str(error) or type(error).__name__) from error
             useful = isinstance(error, asyncpg.PostgresError)
             raise
@@ -125,7 +124,7 @@ class Pool:
     def _idle_one(self) -> _Session | None:
         while self._idle:
             session = self._idle.pop()
-            oldest = max(self._lost, time.monotonic() - RECYCLE_SECONDS)
+            oldest = max(self._lost, self._primary.left, time.monotonic() - RECYCLE_SECONDS)
             if session.since > oldest and not session.connection.is_closed():
                 return session
             session.connection.terminate()
@@ -134,7 +133,7 @@ class Pool:
     async def _connect(self) -> _Session:
         since = time.monotonic()
         try:
-            connection = await asyncpg.connect(**self._options)
+            connection = await self._primary.connect(**self._options)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             state = getattr(error, "sqlstate", None)
             if state is not None and state not in GONE:

@@ -1,15 +1,23 @@
 """The pools of connections to PostgreSQL: one for mutations, one for reads, so that neither can starve the other."""
 
+import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 from sqlalchemy import URL, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from db import bare
-from db.gone import CONNECT_SECONDS, GONE, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+from db.primary import Primary
+
+# Where the servers are; or what finds out which one of them is written to, for those who share that.
+Database = str | URL | Primary
 
 SESSION = {
     "application_name": "segmentql",
@@ -67,35 +75,40 @@ def url(value: str | URL) -> URL:
     return make_url(value).set(drivername="postgresql+asyncpg")
 
 
-def writer(database_url: str, pool_size: int) -> AsyncEngine:
+def primary(value: str | URL) -> Primary:
+    """What pools share that are to leave a server together."""
+    return Primary(url(value))
+
+
+def writer(database: Database, pool_size: int) -> AsyncEngine:
     """For mutations and jobs: transactions."""
-    return _engine(database_url, pool_size, WRITING, command_timeout=WRITE_SECONDS)
+    return _engine(_primary(database), pool_size, WRITING, command_timeout=WRITE_SECONDS)
 
 
-def reader(database_url: str, pool_size: int) -> AsyncEngine:
+def reader(database: Database, pool_size: int) -> AsyncEngine:
     """For queries: each statement is a transaction, and a snapshot, of its own, and none can write."""
-    engine = _engine(database_url, pool_size, READING, command_timeout=READ_SECONDS)
+    engine = _engine(_primary(database), pool_size, READING, command_timeout=READ_SECONDS)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def bare_writer(database_url: str, size: int) -> bare.Pool:
+def bare_writer(database: Database, size: int) -> bare.Pool:
     """For mutations that are one statement."""
-    return bare.Pool(url(database_url), size, WRITING, WRITE_SECONDS)
+    return bare.Pool(_primary(database), size, WRITING, WRITE_SECONDS)
 
 
-def bare_reader(database_url: str | URL, size: int) -> bare.Pool:
+def bare_reader(database: Database, size: int) -> bare.Pool:
     """For the queries that are asked most. Each is planned once, for one id and for a thousand alike."""
-    return bare.Pool(url(database_url), size, READING | PLANNED_ONCE, READ_SECONDS)
+    return bare.Pool(_primary(database), size, READING | PLANNED_ONCE, READ_SECONDS)
 
 
-def importer(database_url: str, pool_size: int) -> AsyncEngine:
+def importer(database: Database, pool_size: int) -> AsyncEngine:
     """For the transactions of imports: one may write a whole list, and nobody waits for an answer."""
-    return _engine(database_url, pool_size, IMPORTING, command_timeout=4 * 3_600)
+    return _engine(_primary(database), pool_size, IMPORTING, command_timeout=4 * 3_600)
 
 
-def exporter(database_url: str, pool_size: int) -> AsyncEngine:
+def exporter(database: Database, pool_size: int) -> AsyncEngine:
     """For reports and checks: long statements, none of which can write."""
-    engine = _engine(database_url, pool_size, EXPORTING, command_timeout=300)
+    engine = _engine(_primary(database), pool_size, EXPORTING, command_timeout=300)
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
@@ -105,9 +118,13 @@ async def is_standby(conn: AsyncConnection) -> bool:
     return standby
 
 
-def _engine(database_url: str, pool_size: int, session: Mapping[str, str], command_timeout: float) -> AsyncEngine:
+def _primary(database: Database) -> Primary:
+    return database if isinstance(database, Primary) else primary(database)
+
+
+def _engine(primary: Primary, pool_size: int, session: Mapping[str, str], command_timeout: float) -> AsyncEngine:
     engine = create_async_engine(
-        url(database_url),
+        primary.url.difference_update_query(["target_session_attrs"]),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=WAIT_SECONDS,
@@ -118,21 +135,32 @@ def _engine(database_url: str, pool_size: int, session: Mapping[str, str], comma
         json_deserializer=orjson.loads,
         hide_parameters=True,  # ids of users and keys of clients do not belong into logs
         connect_args={
+            "async_creator_fn": primary.connect,
             "timeout": CONNECT_SECONDS,
             # Ends the wait for a server that is frozen or behind a dead network, which no timeout of its own can.
             "command_timeout": command_timeout,
             "server_settings": dict(session),
         },
     )
-    event.listen(engine.sync_engine, "handle_error", _discard_when_gone)
-    event.listen(engine.sync_engine, "connect", _keep_alive)
+    event.listen(engine.sync_engine, "handle_error", partial(_discard_when_gone, primary))
+    event.listen(engine.sync_engine, "connect", _made)
+    event.listen(engine.sync_engine, "checkout", partial(_replace_when_left, primary))
     return engine
 
 
-def _keep_alive(dbapi_connection: Any, _record: object) -> None:
+def _replace_when_left(primary: Primary, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+    if record.info["since"] < primary.left:
+        raise DisconnectionError("its server takes no writes any more")
+
+
+def _made(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["since"] = time.monotonic()
     keep_alive(dbapi_connection.driver_connection._transport)  # noqa: SLF001  # the driver has no setting for it
 
 
-def _discard_when_gone(context: ExceptionContext) -> None:
-    if getattr(context.original_exception, "sqlstate", None) in GONE:
+def _discard_when_gone(primary: Primary, context: ExceptionContext) -> None:
+    state = getattr(context.original_exception, "sqlstate", None)
+    if state in GONE:
         context.is_disconnect = True
+    if state == READ_ONLY:
+        primary.leave()

@@ -5,7 +5,8 @@ import socket
 
 # The connection broke off; or the server behind it shuts down, or is read-only after a failover: then it is of no use
 # any more, though it answers.
-GONE = frozenset({"08000", "08001", "08003", "08006", "25006", "57P01", "57P02", "57P03"})
+READ_ONLY = "25006"
+GONE = frozenset({"08000", "08001", "08003", "08006", READ_ONLY, "57P01", "57P02", "57P03"})
 # Older than this, a connection is replaced when it is next asked for: a pool finds its way to a new primary.
 RECYCLE_SECONDS = 600
 # Longer than this nobody waits for a connection: such a queue is overload, and said so.

@@ -5,12 +5,11 @@ import contextvars
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from db import connections
 from db.cache import Cache
 from db.cache_format import Fetched, Leased, State
 from db.clock import Clock
+from db.connections import Database
 from db.memberships import Membership
 from db.packed import Packed
 from resolvers import facts, metrics
@@ -27,8 +26,8 @@ FEW = 10
 
 
 class Reads:
-    def __init__(self, reader: AsyncEngine, cache: Cache, catalogue: Catalogue, clock: Clock, statements: int) -> None:
-        self.pool = connections.bare_reader(reader.url, statements)
+    def __init__(self, database: Database, cache: Cache, catalogue: Catalogue, clock: Clock, statements: int) -> None:
+        self.pool = connections.bare_reader(database, statements)
         self._cache = cache
         self._catalogue = catalogue
         self._keeping = Keeping(catalogue)

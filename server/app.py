@@ -151,15 +151,16 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
     assert settings.redis_url is not None
     # Of the connections for mutations most take the changes of one user, and the others what takes several statements.
     several = settings.pool_size // SEVERAL_SHARE + 1
-    writer = connections.writer(settings.database_url, several)
-    changes = connections.bare_writer(settings.database_url, settings.pool_size - several)
+    primary = connections.primary(settings.database_url)
+    writer = connections.writer(primary, several)
+    changes = connections.bare_writer(primary, settings.pool_size - several)
     # Of the connections for reads one is the catalogue's, and neither memberships nor the other queries take them all.
     others = max(1, (settings.read_pool_size - 1) // 2)
-    reader = connections.reader(settings.database_url, 1 + others)
+    reader = connections.reader(primary, 1 + others)
     clock = Clock()
     cache = Cache(settings.redis_url, settings.redis_budget_ms)
     catalogue = Catalogue(reader, clock)
-    reads = Reads(reader, cache, catalogue, clock, statements=settings.read_pool_size - 1 - others)
+    reads = Reads(primary, cache, catalogue, clock, statements=settings.read_pool_size - 1 - others)
     # Of what may be under way at a time mutations are no more than half, and those that may have to wait for others'
     # changes of a segment a quarter: there are places left for whoever only reads.
     mutations = max(1, settings.max_concurrent // 2)
@@ -173,6 +174,7 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
         async with reader.connect() as conn:
             secret = await secrets.by_name(conn, secrets.LINKS)
         async with (
+            beside(primary.watch()),
             beside(metrics.watch_the_loop()),
             metrics.watching(writer=writer, changes=changes, reader=reader, memberships=reads.pool),
             nullcontext() if traces is None else traces.following(cache.pipeline, writer, changes, reader, reads.pool),

@@ -8,6 +8,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections
+from db.beside import beside
 from db.cache import Cache
 from db.files import Files
 from jobs import purge, schedule
@@ -60,14 +61,16 @@ async def working(
     assert settings.database_url is not None
     files.prepare()
     # Two for each task, whose heartbeats go on besides its work; one for the queue, the rest for the purge.
-    writer = connections.writer(settings.database_url, 2 * slots + 1 + STREAMS)
-    exporter = connections.exporter(settings.database_url, slots)
-    importer = connections.importer(settings.database_url, slots)
+    primary = connections.primary(settings.database_url)
+    writer = connections.writer(primary, 2 * slots + 1 + STREAMS)
+    exporter = connections.exporter(primary, slots)
+    importer = connections.importer(primary, slots)
     worker = Worker(writer, exporter, importer, files, cache, slots, courtesy)
     nightly = Job(partial(purge.nightly, writer, files, settings.retention), "the nightly purge was broken off")
     counting = Job(partial(count_unfinished, writer), "the tasks that wait or run were not counted")
     try:
         async with (
+            beside(primary.watch()),
             metrics.watching(tasks=writer, exports=exporter, imports=importer),
             schedule.running(partitions_ahead(writer), nightly, counting),
             worker.running(),

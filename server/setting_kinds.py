@@ -56,6 +56,7 @@ def _text(value: str) -> str:
 def _database(value: str) -> str:
     if not value.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
         raise ValueError
+    connections.primary(value)
     # The driver's own names: what libpq calls `sslmode` is `ssl` here.
     if not connections.url(value).query.keys() <= signature(asyncpg.connect).parameters.keys():
         raise ValueError

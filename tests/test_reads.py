@@ -174,7 +174,7 @@ async def reading(servers: Servers) -> AsyncIterator[Reads]:
     catalogue = Catalogue(reader, clock)
     await catalogue.refresh()
     async with cache.running():
-        reads = Reads(reader, cache, catalogue, clock, statements=1)
+        reads = Reads(servers.database_url, cache, catalogue, clock, statements=1)
         yield reads
         await reads.finish()
     await reader.dispose()
