@@ -14,6 +14,9 @@ class Executor(StrawberryGraphQLCoreExecutionContext):
     def execute_operation(self, serially: bool | None = None) -> Any:
         if self.operation.operation is not OperationType.SUBSCRIPTION:
             return super().execute_operation(serially)
+        # What the fields of a message are is found out anew for each; graphql-core would remember it of every message
+        # for as long as the subscription lasts.
+        self._relevant_sub_fields = {}
         return self._message(serially)
 
     async def _message(self, serially: bool | None) -> Any:

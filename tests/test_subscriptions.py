@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 import operations
 import pytest
 from conftest import Client, Serve
+from graphql.execution.collect_fields import CollectedFields
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -68,6 +70,23 @@ async def test_who_watches_a_user_is_told_of_each_change(client: Client) -> None
         assert await news(subscriber) == told(("A", "REMOVED"), ("B", "ADDED"), now=("B",))
         await operations.change(client, 7, add=["B"], ttlDays=3)
         assert await news(subscriber) == told(("B", "EXPIRY_CHANGED"), now=("B",))
+
+
+async def test_what_a_subscription_holds_does_not_grow_with_its_messages(client: Client) -> None:
+    await operations.create(client, "A")
+    async with socket(client) as subscriber:
+        await subscriber.subscribe(USER, id=7)
+        assert await news(subscriber) == first()
+
+        async def held_after(messages: int) -> int:
+            for number in range(messages):
+                adding = number % 2 == 0
+                await operations.change(client, 7, **{"add" if adding else "remove": ["A"]})
+                await news(subscriber)
+            gc.collect()
+            return sum(isinstance(each, CollectedFields) for each in gc.get_objects())
+
+        assert await held_after(2) == await held_after(10)
 
 
 async def test_a_stream_of_events_tells_the_same(client: Client) -> None:
