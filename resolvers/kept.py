@@ -5,6 +5,7 @@ Redis is asked each time, and the bytes are compared: nothing is older here than
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 from db.clock import ALWAYS, NEVER
@@ -62,6 +63,10 @@ class Kept(list[Membership]):
         return self._segments
 
 
+# Of whom nothing is kept: it was made of no list.
+NOTHING = Kept([], b"", b"", b"", -1, 0)
+
+
 class Keeping:
     """The lists of those users who were asked for last."""
 
@@ -92,23 +97,13 @@ class Keeping:
 
     def all_active(
         self, user_ids: Sequence[str], values: Sequence[bytes | None], counting: bytes, now: int
-    ) -> list[list[Membership]] | None:
+    ) -> Sequence[list[Membership]] | None:
         """The same of many users; None when one has no list, or one that the catalogue does not know enough for."""
+        kept = list(map(self._kept.get, user_ids, repeat(NOTHING)))
+        if self._are(kept, values, counting, now):
+            return kept
         found: list[list[Membership]] = []
-        known, version = self._kept, self._catalogue.version
         for user_id, value in zip(user_ids, values, strict=True):
-            kept = known.get(user_id)
-            # As above; calling that for each of a hundred takes as long again.
-            if (
-                kept is not None
-                and kept.value == value
-                and kept.counting is counting
-                and kept.version == version
-                and kept.since <= now < kept.until
-            ):
-                kept.used = True
-                found.append(kept)
-                continue
             if value is None or not value.startswith(counting):
                 return None
             each = self.active(user_id, value, counting, now)
@@ -116,6 +111,22 @@ class Keeping:
                 return None
             found.append(each)
         return found
+
+    def _are(self, kept: list[Kept], values: Sequence[bytes | None], counting: bytes, now: int) -> bool:
+        """Whether each of these lists is still what it was made of; nearly always they are, so all are looked at
+        together, which takes half of the time.
+        """
+        if (
+            [each.value for each in kept] != values
+            or [each.counting for each in kept].count(counting) != len(kept)
+            or [each.version for each in kept].count(self._catalogue.version) != len(kept)
+            or max([each.since for each in kept]) > now
+            or min([each.until for each in kept]) <= now
+        ):
+            return False
+        for each in kept:
+            each.used = True
+        return True
 
     def _forget(self) -> None:
         """Forget those that were kept for longest, and spare some that were asked for again since."""

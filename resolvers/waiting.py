@@ -8,7 +8,7 @@ from db.memberships import Membership
 from resolvers.selecting import BATCH
 
 # What one caller gets who has asked for many users' memberships: in the order asked.
-Answer = asyncio.Future[list[list[Membership]]]
+Answer = asyncio.Future[Sequence[list[Membership]]]
 
 
 class Missed(list[Membership]):

@@ -39,35 +39,62 @@ def present(record: object) -> Any:
     return record
 
 
-class Rendering:
+def rendered(owner: object, values: Any, make: Callable[[Any, Any, Any], Any], whole: Any, run: Any, v: Any) -> Any:
     """What is made of a list; of one that is kept it is made into text when it is asked for again, and kept with it."""
+    if type(values) is not Kept and type(values) is not Segments:
+        return make(whole, run, v)
+    known = values.rendered
+    if known is None or known[0] is not owner:
+        values.rendered = owner, None
+        return make(whole, run, v)
+    if known[1] is None:
+        known = values.rendered = owner, orjson.Fragment(orjson.dumps(make(whole, run, v)))
+    return known[1]
 
-    __slots__ = ("_make",)
+
+class Rendering:
+    """Makes of a list what stands for it in the answer."""
+
+    __slots__ = ("make",)
 
     def __init__(self, make: Callable[[Any, Any, Any], Any]) -> None:
-        self._make = make
+        self.make = make
 
     def __call__(self, values: Any, run: Any, v: Any) -> Any:
-        if type(values) is not Kept and type(values) is not Segments:
-            return self._make(values, run, v)
-        known = values.rendered
-        if known is None or known[0] is not self:
-            values.rendered = self, None
-            return self._make(values, run, v)
-        if known[1] is None:
-            known = values.rendered = self, orjson.Fragment(orjson.dumps(self._make(values, run, v)))
-        return known[1]
+        return rendered(self, values, self.make, values, run, v)
 
     def all(self, values: Sequence[Any], made: Sequence[dict[str, Any]], key: str, run: Any, v: Any) -> None:
         """Of each list, and into its place."""
         for each, place in zip(values, made, strict=True):
-            # As above: nearly always it is there, and a call takes as long as all of this.
-            if (
-                type(each) is Kept
-                and (known := each.rendered) is not None
-                and known[0] is self
-                and known[1] is not None
-            ):
-                place[key] = known[1]
-            else:
-                place[key] = self(each, run, v)
+            place[key] = self(each, run, v)
+
+
+class Objects:
+    """Makes of users and a list of each, which belongs under a key, the objects that stand for them in the answer."""
+
+    __slots__ = ("_begin", "_key", "complete")
+
+    def __init__(self, begin: Callable[[Any, Any, Any], dict[str, Any]], key: str, complete: Rendering) -> None:
+        # The object without the list: it depends on nothing but the user.
+        self._begin = begin
+        self._key = key
+        self.complete = complete
+
+    def begun(self, users: Sequence[Any], run: Any, v: Any) -> list[dict[str, Any]]:
+        return [self._begin(user, run, v) for user in users]
+
+    def all(self, values: Sequence[Any], made: list[Any], _: str, run: Any, v: Any) -> None:
+        """Of each list and its user, and into the user's place."""
+        made[:] = [
+            known[1]
+            # As in `rendered`: nearly always it is there, and a call takes as long as all of this.
+            if type(each) is Kept and (known := each.rendered) is not None and known[0] is self and known[1] is not None
+            else rendered(self, each, self._whole, (user, each), run, v)
+            for each, user in zip(values, made, strict=True)
+        ]
+
+    def _whole(self, given: tuple[Any, Any], run: Any, v: Any) -> dict[str, Any]:
+        user, values = given
+        made = self._begin(user, run, v)
+        made[self._key] = self.complete.make(values, run, v)
+        return made

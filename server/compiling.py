@@ -40,7 +40,7 @@ from strawberry.types.field import StrawberryField
 from db.clock import NEVER, as_text
 from schema.fields import INSTANT, RESOLVER, any_record
 from server.compiled_arguments import Variables, arguments
-from server.compiled_values import Rendering, SurpriseError, leaf, leaf_or_null, listed, present
+from server.compiled_values import Objects, Rendering, SurpriseError, leaf, leaf_or_null, listed, present
 from server.validation import Fragments
 
 # What answers: from the request's run (server/runs.py) and its variables to the answer's `data`.
@@ -90,8 +90,9 @@ class Program:
         self._values = VariableValues({}, dict(coerced))
         self._lines: list[str] = []
         self._names: dict[str, Any] = {}
+        self._renderings: set[str] = set()
         self._used = self._fields = 0
-        for function in (leaf, leaf_or_null, listed, present, Rendering, as_text):
+        for function in (leaf, leaf_or_null, listed, present, Objects, Rendering, as_text):
             self._names[function.__name__] = function
         self.only_memberships = True
 
@@ -144,11 +145,20 @@ class Program:
     def _resolving_all(self, type_: GraphQLObjectType, fields: Fields) -> str:
         """The same for a list of records: they are resolved together, field by field."""
         made, calls = self._made(type_, fields)
+        if len(calls) == 1 and "run" not in made and calls[0][2] in self._renderings:
+            return self._users(made, *calls[0])
         resolved = [
             f"run.resolve_all(lambda r: {called}, given, made, {key!r}, {completed}, v)"
             for key, called, completed in calls
         ]
         return self._function("given", f"made = [{made} for r in given]", *resolved, "return made")
+
+    def _users(self, made: str, key: str, called: str, completed: str) -> str:
+        """The same where all but one list depends on nothing but the record."""
+        begin = self._function("r", f"return {made}")
+        objects = self._unused("objects")
+        self._lines.append(f"{objects} = Objects({begin}, {key!r}, {completed})")
+        return self._function("given", f"return run.resolve_users(lambda r: {called}, given, {key!r}, {objects}, v)")
 
     def _made(self, type_: GraphQLObjectType, fields: Fields) -> tuple[str, list[tuple[str, str, str]]]:
         """An expression that makes the object of `r`; and of each field that it leaves empty the key, what resolves it
@@ -172,6 +182,7 @@ class Program:
             return made
         name = self._unused("function")
         self._lines.append(f"{name} = Rendering({made})")
+        self._renderings.add(name)
         return name
 
     def _plain(self, record: str, type_: GraphQLObjectType, definition: GraphQLField | None, details: Details) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from resolvers.context import Context
 from resolvers.later import Later
+from resolvers.users import User
 from resolvers.waiting import Answer
-from server.compiled_values import Rendering
+from server.compiled_values import Objects, Rendering
 
 Made = dict[str, Any]
 Variables = Mapping[str, Any]
@@ -17,7 +18,7 @@ Complete = Callable[[Any, "Run", Variables], Any]
 # What is waited for, the object that it belongs into, under which key, and what completes it with these variables.
 Wanted = tuple[Any, Made, str, Complete, Variables]
 # The same of some users' memberships, each with an object of its own.
-Memberships = tuple[Later, list[str], list[Made], str, Complete, Variables]
+Memberships = tuple[Later, list[str], list[Any], str, Complete | Objects, Variables]
 
 
 class Run:
@@ -61,7 +62,35 @@ class Run:
         value = resolve(records[0])
         if type(value) is Later and value.user_id == records[0].id:
             self._later.append((value, [record.id for record in records], made, key, complete, v))
-            return
+        else:
+            self._resolve_each(value, resolve, records, made, key, complete, v)
+
+    def resolve_users(
+        self, resolve: Callable[[Any], Any], records: Sequence[Any], key: str, objects: Objects, v: Variables
+    ) -> list[Any]:
+        """The objects of a list, each of which waits for no more than this: until it comes, users have their place."""
+        if not records:
+            return []
+        value = resolve(records[0])
+        if type(value) is Later and type(records[0]) is User and value.user_id == records[0].id:
+            places = list(records)
+            self._later.append((value, [record.id for record in records], places, key, objects, v))
+            return places
+        made = objects.begun(records, self, v)
+        self._resolve_each(value, resolve, records, made, key, objects.complete, v)
+        return made
+
+    def _resolve_each(
+        self,
+        value: Any,
+        resolve: Callable[[Any], Any],
+        records: Sequence[Any],
+        made: list[Made],
+        key: str,
+        complete: Complete,
+        v: Variables,
+    ) -> None:
+        """The same; of the first record it is resolved already."""
         self.resolve(value, made[0], key, complete, v)
         for record, each in zip(islice(records, 1, None), islice(made, 1, None), strict=True):
             self.resolve(resolve(record), each, key, complete, v)
@@ -105,7 +134,7 @@ class Run:
         for later, users, objects, key, complete, v in asked:
             made_of = later.made_of(found if len(users) == len(found) else found[start : start + len(users)])
             start += len(users)
-            if type(complete) is Rendering:
+            if isinstance(complete, Rendering | Objects):
                 complete.all(made_of, objects, key, self, v)
                 continue
             for made, each in zip(objects, made_of, strict=True):
