@@ -107,7 +107,7 @@ class FastProtocol(Protocol):
             and not self.flow.write_paused
             and (asked := self._asked(self._fast)) is not None
         ):
-            self.cycle = FastCycle(self, asked, self.headers)
+            self.cycle = self._answering = FastCycle(self, asked, self.headers)
         else:
             self._prepare(self.headers)
             super().start_cycle()

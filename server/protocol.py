@@ -86,6 +86,8 @@ class Protocol(HttpToolsProtocol):
         self._too_large = self._refused = False
         # Whether it is a WebSocket by now, and nothing here is its business.
         self._left = False
+        # What is being answered: `cycle` is what was asked last, which may have to wait for that.
+        self._answering: Any = None
 
     @property
     def in_headers(self) -> bool:
@@ -112,6 +114,9 @@ class Protocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def drop(self) -> None:
         self._bounds.idle.pop(self, None)
@@ -201,6 +206,10 @@ class Protocol(HttpToolsProtocol):
         """Begin to answer a request whose headers are complete."""
         super().on_headers_complete()
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._beside = 0
@@ -265,6 +274,8 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Say why, as a GraphQL client can read it, and read nothing more of this connection."""
         self._refused = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self.cycle is not None and not self.cycle.response_complete:  # None before the first
             if not self._in_body or self.cycle.response_started or self.pipeline:
                 # An earlier request is being answered: that is the last.
@@ -287,6 +298,8 @@ class Protocol(HttpToolsProtocol):
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = 1
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        if self.parser.get_method() == b"HEAD":
+            body = b""
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()

@@ -6,6 +6,8 @@ import socket
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
+from websockets.protocol import State
 
 from server.middleware import SHARE_BYTES
 
@@ -46,6 +48,21 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.scope["state"]["end"] = self.end
         await super().run_asgi()
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # It was refused with an answer. uvicorn would take it for one that nobody has answered.
+            self.handshake_complete = True
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not _is_utf8(self.frames):
+            # uvicorn's own would tell the log, with a traceback, whatever anybody sends.
+            self.frames = []
+            if self.conn.state is State.OPEN:  # or the client is taking its leave already
+                self.end(CloseCode.INVALID_DATA, "")
+            return
+        super().send_receive_event_to_app()
+
     def end(self, code: int, reason: str) -> None:
         """Close it, without waiting for a client that does not read."""
         if self.close_sent or not self.handshake_complete or self.transport.is_closing():
@@ -80,6 +97,14 @@ def limit_unsent(transport: asyncio.WriteTransport) -> None:
     connected = transport.get_extra_info("socket")
     if connected is not None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+
+
+def _is_utf8(frames: list[bytes]) -> bool:
+    try:
+        b"".join(frames).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _nothing(_code: int, _reason: str) -> None:
