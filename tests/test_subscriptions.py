@@ -81,7 +81,7 @@ async def test_what_a_subscription_holds_does_not_grow_with_its_messages(client:
         async def held_after(messages: int) -> int:
             for number in range(messages):
                 adding = number % 2 == 0
-                await operations.change(client, 7, **{"add" if adding else "remove": ["A"]})
+                await operations.change(client, 7, add=["A"][not adding :], remove=["A"][adding:])
                 await news(subscriber)
             gc.collect()
             return sum(isinstance(each, CollectedFields) for each in gc.get_objects())
