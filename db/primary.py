@@ -19,9 +19,14 @@ log = logging.getLogger(__name__)
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # How often a process looks, and how long a server may take to answer: those that use it notice within two seconds.
-PAUSE_SECONDS = 0.5
+PAUSE_SECONDS = 0.25
 LEAVE_SECONDS = 1
-LOOK_SECONDS = 1
+LOOK_SECONDS = 0.75
+# The first look may take longer: nobody is connected yet, and a server that is not found would end the process.
+FIRST_LOOK_SECONDS = 3
+# Within this everybody has noticed a promotion: a look that began before it, the pause, and a look. Nobody uses the new
+# server earlier, for a change that is acknowledged there is not seen by whoever still reads from the old one.
+NOTICED_SECONDS = LOOK_SECONDS + PAUSE_SECONDS + LOOK_SECONDS
 # The timeline on which a server takes writes: each promotion begins a new one. Zero where it takes none.
 LOOK = """
     SELECT CASE WHEN pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on' THEN 0
@@ -59,6 +64,8 @@ class Primary:
         # Where connections are made to; and the latest timeline that was seen: what is on an earlier one is the past.
         self._at: Place | None = None
         self._timeline = 0
+        # From when on that timeline is used.
+        self._noticed = float("-inf")
         self._made: dict[Place, WeakSet[Connection]] = {place: WeakSet() for place in self._places}
         self._asked: dict[Place, Connection] = {}
         self._looking = asyncio.Lock()
@@ -117,26 +124,33 @@ class Primary:
                 self._forget()
             # The first of those on the latest.
             place = max(self._places, key=lambda place: found[place])
-            if found[place] > 0 and found[place] >= self._timeline:
-                self._timeline = found[place]
-                self._move(place)
+            if found[place] > self._timeline:
+                self._promoted(place, found[place])
+            if found[place] == self._timeline > 0 and time.monotonic() >= self._noticed:
+                self._use(place, self._timeline)
             if self._at is None:
-                raise ConnectionError("none of the PostgreSQL servers can be written to")
+                raise ConnectionError("none of the PostgreSQL servers can be written to yet")
             return self._at
 
-    def _move(self, place: Place) -> None:
-        if self._at not in (None, place):
-            log.warning("PostgreSQL is written to at %s now, and no longer at %s", place, self._at)
-        self._at = place
-        for other in self._places:
-            if other != place:
-                for connection in list(self._made[other]):
-                    connection.terminate()
+    def _promoted(self, place: Place, timeline: int) -> None:
+        """Leave the server of an earlier timeline at once; the first one that is found can be used at once."""
+        if self._timeline:
+            log.warning("PostgreSQL is written to at %s from now on, and no longer at %s", place, self._at)
+            self._at, self._noticed = None, time.monotonic() + NOTICED_SECONDS
+            asyncio.get_running_loop().call_later(NOTICED_SECONDS, self._use, place, timeline)
+        self._timeline = timeline
+        for made in self._made.values():
+            for connection in list(made):
+                connection.terminate()
+
+    def _use(self, place: Place, timeline: int) -> None:
+        if timeline == self._timeline:  # there was no other promotion meanwhile
+            self._at = place
 
     async def _timeline_of(self, place: Place) -> int:
         connection = self._asked.get(place)
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(LOOK_SECONDS if self._timeline else FIRST_LOOK_SECONDS):
                 if connection is None or connection.is_closed():
                     connection = self._asked[place] = await asyncpg.connect(
                         **self.options | {"host": place.host, "port": place.port, "server_settings": WATCHING}
