@@ -42,7 +42,8 @@ async def look(database_url: str, redis: Redis, files: Path, open_connections: i
     exporter = connections.exporter(database_url, pool_size=1)
     try:
         leaks = await _leaks(engine, redis, open_connections)
-        async with engine.connect() as conn:
+        # All of it may take longer than a query.
+        async with exporter.connect() as conn:
             operations = defaultdict(list)
             for key, id_ in await conn.execute(
                 text("SELECT idempotency_key, id FROM operations WHERE idempotency_key IS NOT NULL ORDER BY id")

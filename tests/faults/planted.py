@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import db.cache
 import resolvers.kept
 import resolvers.reads
-from db import connections, endings, job_runs, operations
+from db import connections, job_runs, operations
 from db.memberships import Membership
 from db.pipeline import Script
 from resolvers import active, idempotency
@@ -94,13 +94,6 @@ def purge_without_fence() -> None:
     job_runs.OURS = "job = :job AND slot = :slot"
 
 
-def purge_without_lock() -> None:
-    """A membership that was found to be over is removed, even if it goes on since."""
-    unlocked = endings.PURGE.text.replace("FOR UPDATE SKIP LOCKED", "")
-    assert unlocked != endings.PURGE.text
-    endings.PURGE = text(unlocked)
-
-
 def for_key_share() -> None:
     """An addition lets the deletion of its segment pass."""
     asyncio.run(_weaken())
@@ -130,7 +123,6 @@ BUGS: dict[str, Callable[[], None]] = {
         fill_without_lease,
         expiry_not_checked_on_read,
         purge_without_fence,
-        purge_without_lock,
         for_key_share,
     )
 }

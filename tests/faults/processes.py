@@ -16,7 +16,7 @@ from faults.relay import Relay
 from faults.servers import Postgres, Valkey
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 60
+START_SECONDS = 120
 # What an operation may take (SEGMENTQL_EXECUTION_TIMEOUT), and what the promise adds to it.
 EXECUTION_SECONDS = 15
 PATIENCE_SECONDS = EXECUTION_SECONDS + 2

@@ -27,6 +27,7 @@ PROOFS = {
     "unlink-before-commit": Proof("valkey-slow", 6, "stale"),
     "fill-without-lease": Proof("stale-fill", 4, "stale"),
     "expiry-not-checked-on-read": Proof("nothing", 6, "stale"),
+    "purge-without-fence": Proof("purge-frozen", 2, "broken"),
     "for-key-share": Proof("deleted-while-added", 3, "differences"),
 }
 assert PROOFS.keys() == BUGS.keys()

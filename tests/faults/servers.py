@@ -88,6 +88,28 @@ class Postgres:
         finally:
             await connection.close(timeout=5)
 
+    async def follow(self, primary: "Postgres") -> None:
+        """Be a copy of it that repeats what it writes, and that all who commit there wait for, from now on."""
+        if self.cluster.exists():
+            await asyncio.to_thread(shutil.rmtree, self.cluster)
+        where = f"host={primary.sockets} port={PORT} user={NAME} application_name=standby"
+        command = [str(self._programs / "pg_basebackup"), "-d", where, "-D", str(self.cluster)]
+        command += ["-R", "-c", "fast", "-X", "stream", "-N"]
+        copied = await asyncio.to_thread(self._account.run, command, self.folder)
+        assert copied.returncode == 0, copied.stderr
+        await self.start()
+        await primary.query("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        await primary.query("SELECT pg_reload_conf()")
+        for _ in range(PATIENCE_SECONDS * 50):
+            if await primary.query("SELECT FROM pg_stat_replication WHERE (state, sync_state) = ('streaming', 'sync')"):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("the standby does not follow")
+
+    async def promote(self) -> None:
+        """Be the one that is written to."""
+        await self.query("SELECT pg_promote(true, 20)")
+
     def own(self, path: Path) -> None:
         """Give it to whom PostgreSQL runs as."""
         self._account.take(path)
