@@ -72,9 +72,16 @@ def test_what_has_expired_is_gone_from_then_on() -> None:
     soon = 10_000_000  # the tenth second
     writes = [write("a", soon, 1, 2)]
     assert reading(writes, read(soon, 9, 9.5), read(None, 10.1, 11)).wrong(staleness=0) == []
-    assert reading(writes, read(None, 8, 9)).stale == 1
+    assert reading(writes, read(None, 7, 8)).stale == 1
     late = reading(writes, read(soon, 12, 13))
     assert (late.stale, late.longest_staleness) == (1, 2.0)
+
+
+def test_what_ends_early_is_counted_by_itself() -> None:
+    found = reading([write("a", 10_000_000, 1, 2)], read(None, 9, 9.75), read(None, 9.8, 9.999))
+    assert (found.early, found.longest_early, found.stale) == (1, 0.25, 0)
+    # Another one that is there since makes no difference to what had been overwritten.
+    assert reading([write("a", 10_000_000, 1, 2), write("b", ONE, 3, 4)], read(None, 9, 9.75)).stale == 1
 
 
 def test_what_nobody_wrote_is_never_right() -> None:

@@ -11,6 +11,9 @@ from faults.history import FOR_EVER, History, Outcome, Read, Register, Value, Wr
 
 # An instant that the application estimates is at most so much off the database's own (decision 0006).
 CLOCK_SECONDS = 0.005
+# While the machine is busy a look at that clock takes longer, and the estimate is off by as much: a membership may be
+# seen to end so much early, and never late. That is counted by itself.
+EARLY_SECONDS = 1.0
 COUNTED = ("added", "updated", "removed")
 # Of each kind of finding, so many are told.
 EXAMPLES = 5
@@ -50,6 +53,9 @@ class Findings:
     divergent: int = 0
     stale: int = 0
     longest_staleness: float = 0.0
+    # Reads that saw a membership end before its end.
+    early: int = 0
+    longest_early: float = 0.0
     # Reads of what nobody ever wrote, or not yet.
     unexplained: int = 0
     differences: int = 0
@@ -81,12 +87,17 @@ def check(history: History, final: Final, broken: Sequence[str] = ()) -> Finding
     _check_writes(history.writes, final, findings)
     _check_events(final.events, findings)
     registers = _registers(history.writes)
+    slugs = {slug for _, slug in registers}
     for read in history.reads:
-        for example, staleness in _wrong(read, registers, _slugs(registers)):
+        for example, staleness in _wrong(read, registers, slugs):
+            if staleness is not None and staleness < 0:
+                findings.tell("early", example)
+                findings.longest_early = max(findings.longest_early, -staleness)
+                continue
             findings.tell("unexplained" if staleness is None else "stale", example)
             findings.longest_staleness = max(findings.longest_staleness, staleness or 0)
     for read in history.last:
-        for example, _ in _wrong(read, registers, _slugs(registers)):
+        for example, _ in _wrong(read, registers, slugs):
             findings.tell("lost", f"at the end {example}")
     for kind, examples in (("differences", final.differences), ("leaks", final.leaks), ("broken", broken)):
         for example in examples:
@@ -183,12 +194,10 @@ def _registers(writes: Sequence[Write]) -> Registers:
     return {register: _Values(each, register) for register, each in found.items()}
 
 
-def _slugs(registers: Registers) -> set[str]:
-    return {slug for _, slug in registers}
-
-
 def _wrong(read: Read, registers: Registers, slugs: set[str]) -> Iterator[tuple[str, float | None]]:
-    """What a read cannot have found: why not, and for how long it had not been so; None if it never was."""
+    """What a read cannot have found: why not, and for how long it had not been so; None if it never was, and less than
+    zero if it was about to be.
+    """
     if read.found is None:
         return
     invoked, completed = read.attempt.invoked, read.attempt.completed
@@ -206,7 +215,10 @@ def _wrong(read: Read, registers: Registers, slugs: set[str]) -> Iterator[tuple[
         since = values.since(invoked)
         if any(complete >= since for _, complete in writers):
             continue
-        if not writers:
+        early = [at - completed for at, _, complete in values.expiring if complete >= since and at > completed]
+        if value is None and min(early, default=EARLY_SECONDS) < EARLY_SECONDS:
+            yield f"{said}, which ended {min(early):.3f} s later", -min(early)
+        elif not writers:
             yield f"{said}, which nobody had written", None
         else:
             overwritten = values.overwritten(max(complete for _, complete in writers))

@@ -18,6 +18,7 @@ COLUMNS = (
     "doubled",
     "divergent",
     "stale",
+    "ended early",
     "history",
     "leaks",
     "other",
@@ -37,6 +38,7 @@ def cells(result: Result) -> list[str]:
         str(found.unknown),
         *(str(each) for each in (found.lost, found.doubled, found.divergent)),
         stale,
+        f"{found.early} ({found.longest_early * 1000:.0f} ms)" if found.early else "0",
         *(str(each) for each in (found.differences, found.leaks, found.broken + found.unexplained)),
         f"{median(recoveries):.2f} s, {max(recoveries):.2f} s",
         f"{found.longest_request:.1f} s",
@@ -49,12 +51,14 @@ def total(results: Sequence[Result]) -> list[str]:
 
     recoveries = [each for result in results for each in result.recoveries] or [0.0]
     longest = max((result.findings.longest_request for result in results), default=0)
+    early = max((result.findings.longest_early for result in results), default=0)
     staleness = max((result.findings.longest_staleness for result in results), default=0)
     return [
         "all",
         str(sum(result.faults for result in results)),
         *(added(name) for name in ("operations", "unknown", "lost", "doubled", "divergent")),
         f"{added('stale')} ({staleness:.1f} s)",
+        f"{added('early')} ({early * 1000:.0f} ms)",
         *(added(name) for name in ("differences", "leaks")),
         str(sum(result.findings.broken + result.findings.unexplained for result in results)),
         f"{median(recoveries):.2f} s, {max(recoveries):.2f} s",
