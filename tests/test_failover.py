@@ -17,7 +17,8 @@ from sqlalchemy import make_url
 from db.beside import beside
 from server.settings import StartError, from_environ
 
-SECONDS = 5
+# More than it takes by far: the machine may be busy (docs/faults.md has what it takes).
+SECONDS = 15
 # But for those who were just committing: they wait for the standby, whether anybody is still there to be told or not.
 USERS = """SELECT query, wait_event FROM pg_stat_activity
            WHERE application_name = 'segmentql' AND wait_event IS DISTINCT FROM 'SyncRep'"""
