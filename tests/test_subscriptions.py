@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,6 +25,8 @@ from resolvers import changes, looking, settling, subscribing
 from resolvers.errors import Overloaded
 from resolvers.looking import Looking
 from resolvers.reads import Reads
+from server.messages import Executor
+from server.sessions import Session
 
 ROLLOUT = """mutation ($slug: String!, $percent: Float, $key: String!) {
   updateSegment(slug: $slug, input: {rolloutPercent: $percent}, idempotencyKey: $key) { userErrors { message } } }"""
@@ -87,6 +90,28 @@ async def test_what_a_subscription_holds_does_not_grow_with_its_messages(client:
             return sum(isinstance(each, CollectedFields) for each in gc.get_objects())
 
         assert await held_after(2) == await held_after(10)
+
+
+async def test_nothing_is_left_of_subscribers_that_have_left(client: Client) -> None:
+    """What is left of the process's size then is what the allocator keeps for the next ones."""
+    await operations.create(client, "A")
+
+    def left() -> int:
+        gc.collect()
+        return sum(isinstance(each, Executor | Session) for each in gc.get_objects())
+
+    before = left()
+    async with AsyncExitStack() as stack:
+        for _ in range(10):
+            subscriber = await stack.enter_async_context(socket(client))
+            await subscriber.subscribe(USER, id=7)
+            assert await news(subscriber) == first()
+        assert left() >= before + 20
+    for _ in range(500):
+        if left() == before:
+            break
+        await asyncio.sleep(0.01)
+    assert left() == before
 
 
 async def test_a_stream_of_events_tells_the_same(client: Client) -> None:
