@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, has_left, keep_alive
 from db.primary import Primary
 
 CLOSE_SECONDS = 2
@@ -92,11 +92,16 @@ class Pool:
             try:
                 return await self._send_over(session, statement, args)
             except asyncpg.InternalClientError as error:
-                # The server has taken its leave and not closed yet: the driver notices, and sends nothing.
-                if not str(error).startswith("cannot switch to state"):
+                if not has_left(error):
                     raise
                 self._lost = time.monotonic()
-        return await self._send_over(await self._connect(), statement, args)
+        try:
+            return await self._send_over(await self._connect(), statement, args)
+        except asyncpg.InternalClientError as error:
+            if not has_left(error):
+                raise
+            self._lost = time.monotonic()
+            raise ConnectionLost(str(error)) from error
 
     async def _send_over(self, session: _Session, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
         connection, useful = session.connection, False

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from db import bare
-from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, keep_alive
+from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, has_left, keep_alive
 from db.primary import Primary
 
 # Where the servers are; or what finds out which one of them is written to, for those who share that.
@@ -160,7 +160,7 @@ def _made(dbapi_connection: Any, record: ConnectionPoolEntry) -> None:
 
 def _discard_when_gone(primary: Primary, context: ExceptionContext) -> None:
     state = getattr(context.original_exception, "sqlstate", None)
-    if state in GONE:
+    if state in GONE or has_left(context.original_exception):
         context.is_disconnect = True
     if state == READ_ONLY:
         primary.leave()

@@ -18,6 +18,14 @@ CONNECT_SECONDS = 3
 KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
 
 
+def has_left(error: BaseException) -> bool:
+    """Whether the server had taken its leave when something was to be sent to it.
+
+    The driver notices, sends nothing, and calls it a mistake of its own.
+    """
+    return "cannot switch to state" in str(error)
+
+
 def keep_alive(transport: asyncio.BaseTransport) -> None:
     """Notice within a minute that the other side is gone without a word: its machine lost power, or a NAT forgot us."""
     connected = transport.get_extra_info("socket")
