@@ -55,6 +55,8 @@ TTL_MS = (45_000, 55_000)
 # Keys that one command removes; and from how many on their users are sent together.
 UNLINKED = 2_000
 FEW = 100
+# A change waits for so many budgets: others go on reading what it removes, and who is merely slow is told in time.
+PATIENCE = 6
 # Consecutive reads that fail before Redis is left alone.
 FAILURES = 3
 # Whoever closes it and dies has not closed it for ever.
@@ -257,7 +259,7 @@ class Cache:
         if not self.available:
             self._untold += 1
             # Perhaps it is back, and only the next look would tell: others may have been reading from it all the time.
-            self._send(("UNLINK", STATE), once(answer), self._budget)
+            self._send(("UNLINK", STATE), once(answer), PATIENCE * self._budget)
             await answer
             return
 
@@ -269,7 +271,7 @@ class Cache:
             if not answer.done():
                 answer.set_result(reply)
 
-        self._send(command, received, self._budget)
+        self._send(command, received, PATIENCE * self._budget)
         if isinstance(await answer, OutOfMemoryError):
             # Only removing is possible. Without the state everyone asks PostgreSQL.
             await self.renounce()

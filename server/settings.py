@@ -136,7 +136,10 @@ class Settings:
     pool_size: int = setting(14, whole(4, 200), "Connections of one process for mutations.")
     read_pool_size: int = setting(6, whole(3, 200), "Connections of one process for queries.")
     redis_budget_ms: int = setting(
-        50, whole(1, 5000), "Milliseconds that a read or a mutation waits for Redis, before it does without."
+        50,
+        whole(1, 5000),
+        "Milliseconds that a read waits for Redis, before it does without; a mutation waits six times as long to have "
+        "what it changed forgotten.",
     )
     serve_tasks: int = setting(
         2,
