@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from itertools import chain, repeat
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,9 +16,6 @@ log = logging.getLogger(__name__)
 
 # Every so often PostgreSQL is asked, whatever Redis says: that bounds how long a lost announcement can matter.
 POLL_SECONDS = 30
-# The first look reads all segments, at a busy moment: the database's clock is known only as well as that was fast. The
-# next ones, soon after, know it better.
-SOON_SECONDS = (0.1, 1.0)
 
 
 class Catalogue:
@@ -78,8 +74,8 @@ class Catalogue:
 
     async def poll(self) -> None:
         """Keep looking at PostgreSQL, for ever."""
-        for pause in chain(SOON_SECONDS, repeat(POLL_SECONDS)):
-            await asyncio.sleep(pause)
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.refresh()
             except Exception as error:  # noqa: BLE001  # whatever it was, the next look may succeed

@@ -171,6 +171,8 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
     jwts = None if settings.jwt_issuer is None else Jwts(settings)
     try:
         await catalogue.refresh()
+        # The first look has read all segments, and that long the database's clock is not known well; this one is short.
+        await catalogue.refresh()
         async with reader.connect() as conn:
             secret = await secrets.by_name(conn, secrets.LINKS)
         async with (

@@ -32,6 +32,7 @@ def main(
     repetitions: Annotated[int, typer.Option(help="How often each of them strikes.", min=1)] = 20,
     seed: Annotated[int, typer.Option(help="What chance begins with; 0 draws one.")] = 0,
     parallel: Annotated[int, typer.Option(help="Rows at the same time, each with servers of its own.", min=1)] = 2,
+    timed: Annotated[bool, typer.Option(help="Whether recoveries and requests that take long are wrong.")] = True,
     planted: Annotated[str, typer.Option(help="A bug that the servers have: it has to be found.")] = "",
     json_: Annotated[Path | None, typer.Option("--json", help="Where the results go, row by row.")] = None,
     page: Annotated[Path | None, typer.Option(help="A page with marks, between which the table goes.")] = None,
@@ -58,9 +59,9 @@ def main(
     console.print(table.as_rich(results))
     console.print(said)
     for result in results:
-        for wrong in [*result.wrong(ROWS[result.row]), *result.findings.examples]:
+        for wrong in [*result.wrong(ROWS[result.row], timed=timed), *result.findings.examples]:
             console.print(f"{result.row}: {wrong}", style="red", markup=False)
-    sys.exit(any(result.wrong(ROWS[result.row]) for result in results))
+    sys.exit(any(result.wrong(ROWS[result.row], timed=timed) for result in results))
 
 
 def _one(name: str, repetitions: int, seed: int, place: Path, planted: str) -> Result:
