@@ -40,15 +40,16 @@ def main(seed: Annotated[int, typer.Option(help="What chance begins with.")] = 1
     table = Table("planted bug", "fault that strikes", "found", "the first example")
     missed = []
     for bug, proof in PROOFS.items():
+        examples: list[str] = []
+        number, told = 0, 0
         # Chance decides what meets, and a busy machine does less: so there are some tries.
-        for number in range(TRIES):
+        while not examples and number < TRIES:
             findings = _found(bug, proof, seed + number)
             examples = [each for each in findings["examples"] if each.startswith(proof.found)]
-            if examples:
-                break
+            number, told = number + 1, findings[proof.found]
         if not examples:
             missed.append(bug)
-        table.add_row(bug, proof.row, f"{findings[proof.found]} {proof.found}", (examples or ["nothing"])[0])
+        table.add_row(bug, proof.row, f"{told} {proof.found}", (examples or ["nothing"])[0])
     console.print(table, markup=False)
     if missed:
         console.print(f"not found: {', '.join(missed)}", style="red")
