@@ -27,6 +27,8 @@ from server import embedded
 
 # How much more a process may hold at the end than in the middle, and in the middle than when it was warm.
 TOLERANCE_MB = 6.0
+# Before so many requests everything that is kept is still being filled.
+WARM = 20_000
 FAILED = re.compile(r"Traceback|Exception in callback| (ERROR|CRITICAL) ")
 
 
@@ -84,7 +86,7 @@ async def requests(count: int, seed: int, folder: Path, saved: Path | None) -> b
     if saved is not None:
         save(account.findings, seed, saved)
         keep(saved, f"{seed}.log", log.read_bytes())
-    return not account.findings and not wrong and _growth(held) <= TOLERANCE_MB
+    return not account.findings and not wrong and (count < WARM or _growth(held) <= TOLERANCE_MB)
 
 
 async def imports(count: int, seed: int, folder: Path, saved: Path | None) -> bool:
