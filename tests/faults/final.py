@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -20,6 +20,7 @@ REST_SECONDS = 40
 LEAKS = """
     SELECT 'a transaction that nobody ends: ' || left(query, 200) FROM pg_stat_activity
     WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()
+      AND state_change < clock_timestamp() - interval '1 s'
     UNION ALL
     SELECT 'a lock that is waited for: ' || left(query, 200) FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -36,8 +37,8 @@ CLIENTS = """SELECT count(*) FROM pg_stat_activity
              AND pid <> pg_backend_pid()"""
 
 
-async def look(database_url: str, redis: Redis, files: Path, open_connections: int) -> Final:
-    """`open_connections` are those that somebody still holds; PostgreSQL must know of no others."""
+async def look(database_url: str, redis: Redis, files: Path, open_connections: Callable[[], int]) -> Final:
+    """`open_connections` counts those that somebody still holds; PostgreSQL must know of no others."""
     engine = connections.reader(database_url, pool_size=1)
     exporter = connections.exporter(database_url, pool_size=1)
     try:
@@ -66,15 +67,15 @@ async def look(database_url: str, redis: Redis, files: Path, open_connections: i
     return Final(operations, events, differences, leaks)
 
 
-async def _leaks(engine: AsyncEngine, redis: Redis, open_connections: int) -> Sequence[str]:
+async def _leaks(engine: AsyncEngine, redis: Redis, open_connections: Callable[[], int]) -> Sequence[str]:
     """What does not go away of itself."""
     found: list[str] = []
     for _ in range(REST_SECONDS * 2):
         async with engine.connect() as conn:
             found = list((await conn.execute(text(LEAKS))).scalars())
             held = (await conn.execute(text(CLIENTS))).scalar_one()
-        if held > open_connections:
-            found.append(f"{held} connections to PostgreSQL, of which {open_connections} are anybody's")
+        if held > (known := open_connections()):
+            found.append(f"{held} connections to PostgreSQL, of which {known} are anybody's")
         found += await _old_leases(redis)
         if not found:
             break

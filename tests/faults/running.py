@@ -81,7 +81,7 @@ async def run(
         await load.settle()
         await _read_all(stack)
         await asyncio.gather(*(server.http.aclose() for server in stack.servers))
-        found = await final.look(stack.postgres.url(), stack.valkey.client, stack.files, stack.open_connections)
+        found = await final.look(stack.postgres.url(), stack.valkey.client, stack.files, lambda: stack.open_connections)
         result.findings = checker.check(stack.history, found, stack.broken)
         result.faults = stack.faults
         result.errors = dict(Counter(each.error for each in stack.history.attempts() if each.error))
