@@ -24,6 +24,10 @@ class ConnectionLost(ConnectionError):
     """The connection is gone, and whether the statement took effect is not known."""
 
 
+class _NotSentError(ConnectionLost):
+    """The server had taken its leave before anything was sent to it."""
+
+
 @dataclass(slots=True)
 class _Session:
     connection: "asyncpg.Connection[asyncpg.Record]"
@@ -91,17 +95,9 @@ class Pool:
         if (session := self._idle_one()) is not None:
             try:
                 return await self._send_over(session, statement, args)
-            except asyncpg.InternalClientError as error:
-                if not has_left(error):
-                    raise
-                self._lost = time.monotonic()
-        try:
-            return await self._send_over(await self._connect(), statement, args)
-        except asyncpg.InternalClientError as error:
-            if not has_left(error):
-                raise
-            self._lost = time.monotonic()
-            raise ConnectionLost(str(error)) from error
+            except _NotSentError:
+                pass  # another one may be of use
+        return await self._send_over(await self._connect(), statement, args)
 
     async def _send_over(self, session: _Session, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
         connection, useful = session.connection, False
@@ -118,6 +114,11 @@ class Pool:
                 raise ConnectionLost(str(error) or type(error).__name__) from error
             useful = isinstance(error, asyncpg.PostgresError)
             raise
+        except asyncpg.InternalClientError as error:
+            if not has_left(error):
+                raise
+            self._lost = time.monotonic()
+            raise _NotSentError(str(error)) from error
         finally:
             # What was cancelled or timed out may still be answered: that must be nobody else's answer.
             if useful and session.since > self._lost:
