@@ -37,6 +37,7 @@ WATCHING = {"application_name": "segmentql-watch"}
 # What a URL may say that SQLAlchemy itself takes, and what is found out here.
 NOT_THE_DRIVERS = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func", "target_session_attrs"})
 ONLY_THE_PRIMARY = ("any", "primary", "read-write")
+NOBODY = "none of the PostgreSQL servers can be written to yet"
 UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -78,7 +79,12 @@ class Primary:
         """A connection with these options, to the server that is written to."""
         if not self._places:
             return await asyncpg.connect(**options)
-        place = self._at or await self._look()
+        place = self._at
+        if place is None:
+            if self._watched and self._timeline:
+                # Whoever watches is looking; if everybody did, they would wait for each other.
+                raise ConnectionError(NOBODY)
+            place = await self._look()
         try:
             connection = await asyncpg.connect(**options | {"host": place.host, "port": place.port})
         except UNREACHABLE:
@@ -127,9 +133,9 @@ class Primary:
             if found[place] > self._timeline:
                 self._promoted(place, found[place])
             if found[place] == self._timeline > 0 and time.monotonic() >= self._noticed:
-                self._use(place, self._timeline)
+                self._at = place
             if self._at is None:
-                raise ConnectionError("none of the PostgreSQL servers can be written to yet")
+                raise ConnectionError(NOBODY)
             return self._at
 
     def _promoted(self, place: Place, timeline: int) -> None:
