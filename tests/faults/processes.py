@@ -11,9 +11,10 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import httpx
+from breaking import Valkey
 
 from faults.relay import Relay
-from faults.servers import Postgres, Valkey
+from faults.servers import Postgres
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120

@@ -13,6 +13,7 @@ from faults.history import Outcome, Write
 from faults.load import SLUGS, USERS, Load
 from faults.processes import PATIENCE_SECONDS, Process
 from faults.row import row
+from faults.slowness import adding_slowly
 from faults.stack import Stack
 
 FILLS = 10
@@ -71,21 +72,7 @@ def _fill_of(user: str) -> re.Pattern[bytes]:
     return re.compile(key + rb"(%bsegmentql:user:[^\r]*\r\n)*%bL[^\r]*\r\n%bV" % (word, word, word))
 
 
-SLOWLY = """
-    CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF NEW.user_id LIKE 'slow-%' THEN PERFORM pg_sleep(0.7); END IF;
-        RETURN NEW;
-    END $$
-"""
-TRIGGER = "CREATE TRIGGER slowly BEFORE INSERT ON memberships FOR EACH ROW EXECUTE FUNCTION slowly()"
-
-
-async def write_slowly(stack: Stack, load: Load) -> None:
-    await stack.postgres.query(SLOWLY)
-    await stack.postgres.query(TRIGGER)
-
-
-@row("storm-of-one-key", f"{COPIES} copies of one mutation at once, over all servers", before=write_slowly)
+@row("storm-of-one-key", f"{COPIES} copies of one mutation at once, over all servers", before=adding_slowly(0.7))
 async def storm(stack: Stack, load: Load) -> None:
     user = f"{stack.random.choice(['slow', 'fast'])}-{stack.faults}"
     slugs, value = stack.random.sample(SLUGS, 2), load.value()

@@ -4,27 +4,17 @@ import asyncio
 
 from faults.load import Load
 from faults.row import row
+from faults.slowness import adding_slowly
 from faults.stack import Stack
 
 # Longer than a cleanup takes to begin and to end, where it finds nobody.
-SLOWLY = """
-    CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF NEW.user_id LIKE 'slow-%' THEN PERFORM pg_sleep(2); END IF;
-        RETURN NEW;
-    END $$
-"""
-TRIGGER = "CREATE TRIGGER slowly BEFORE INSERT ON memberships FOR EACH ROW EXECUTE FUNCTION slowly()"
-
-
-async def write_slowly(stack: Stack, load: Load) -> None:
-    await stack.postgres.query(SLOWLY)
-    await stack.postgres.query(TRIGGER)
+SECONDS = 2.0
 
 
 @row(
     "deleted-while-added",
     "a segment is deleted while users are being added to it, which takes seconds",
-    before=write_slowly,
+    before=adding_slowly(SECONDS),
 )
 async def delete_while_adding(stack: Stack, load: Load) -> None:
     slug, value = f"D{stack.faults}", load.value()

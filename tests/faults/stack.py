@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from breaking import Valkey
+
 from faults.history import History
 from faults.processes import PROGRAM, SERVE, WORK, Place, Process
-from faults.servers import Postgres, Valkey
+from faults.servers import Postgres
 
 SERVERS = 3
 SETTINGS = {
