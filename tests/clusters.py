@@ -8,10 +8,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, Signals
 from subprocess import CompletedProcess
-from typing import Any
 
 import asyncpg
-from sqlalchemy import URL
 
 from server.embedded import NAME, SETTINGS, _packaged
 from server.embedded_root import Account, Server, account
@@ -36,13 +34,15 @@ class Cluster:
         """As it was left, or a copy of `prepared`, a data directory that nobody uses."""
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        self.data, self.sockets, self.port = folder / "data", folder / "run", _free_port()
+        self.folder, self.data, self.sockets, self.port = folder, folder / "data", folder / "run", _free_port()
         self.sockets.mkdir(exist_ok=True)
         if prepared is not None:
             shutil.copytree(prepared, self.data, symlinks=True)
             self.data.chmod(0o700)
             (self.data / "pg_hba.conf").write_text(ACCESS)
         self.options = dict(options or {})
+        # What its own environment has besides: another clock, say.
+        self.environ: dict[str, str] = {}
         self._ending = ExitStack()
         self._server: Server | None = None
 
@@ -51,10 +51,13 @@ class Cluster:
         """For the application, by the port."""
         return url_of(self)
 
+    def url_by(self, sockets: Path) -> str:
+        """For whoever reaches it by a socket in that folder: its own, or that of something in between."""
+        return f"postgresql+asyncpg://{NAME}@/{NAME}?host={sockets}&port={self.port}"
+
     @property
-    def socket_url(self) -> str:
-        query = {"host": str(self.sockets), "port": str(self.port)}
-        return URL.create("postgresql+asyncpg", NAME, database=NAME, query=query).render_as_string()
+    def socket(self) -> Path:
+        return self.sockets / f".s.PGSQL.{self.port}"
 
     @property
     def account(self) -> Account:
@@ -65,18 +68,19 @@ class Cluster:
         """Start it, and wait until it can be asked; it ends with this process, however that ends."""
         where = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.sockets)}
         settings = OPTIONS | where | {"port": str(self.port)} | self.options
-        command = [str(PROGRAMS / "postgres"), "-D", str(self.data)]
+        command = ["env", *(f"{name}={value}" for name, value in self.environ.items())]
+        command += [str(PROGRAMS / "postgres"), "-D", str(self.data)]
         command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         who = self.account
         for path in (self.data, self.sockets):
             who.take(path)
         log = self.data.parent / "log"
         self._server = who.serve(command, log, self._ending, (Signals.SIGQUIT, 10), (Signals.SIGKILL, 5))
-        for _ in range(3_000):
+        for _ in range(6_000):  # after a crash it answers when it has recovered
             with suppress(OSError, asyncpg.PostgresError):
                 await self.ask("SELECT 1")
                 return
-            assert self._server.process.poll() is None, log.read_text()
+            assert self.runs, log.read_text()
             await asyncio.sleep(0.01)
         raise AssertionError(log.read_text())
 
@@ -96,10 +100,9 @@ class Cluster:
             await asyncio.sleep(0.01)
         raise AssertionError(f"some of {pids} did not end")
 
-    async def restart_immediately(self) -> None:
-        """Crash, and recover."""
-        await self.stop("immediate")
-        await self.start()
+    @property
+    def runs(self) -> bool:
+        return self._server is not None and self._server.process.poll() is None
 
     def freeze(self) -> None:
         """Let nothing of it move, nor answer; its connections stay."""
@@ -115,12 +118,17 @@ class Cluster:
         """All its processes but the first one."""
         return _children(self._running().process.pid)
 
-    async def ask(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run one statement as the owner of everything, on a connection of its own."""
+    async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """As the owner of everything."""
         where = {"host": str(self.sockets), "port": self.port, "user": NAME, "database": NAME}
-        connection = await asyncpg.connect(**where, timeout=5, command_timeout=20)
+        return await asyncpg.connect(**where, timeout=5, command_timeout=20)
+
+    async def ask(self, statement: str) -> list[asyncpg.Record]:
+        """Run one statement, on a connection of its own."""
+        connection = await self.connect()
         try:
-            return [tuple(row) for row in await connection.fetch(statement)]
+            rows: list[asyncpg.Record] = await connection.fetch(statement)
+            return rows
         finally:
             await connection.close(timeout=5)
 
@@ -138,23 +146,30 @@ class Cluster:
     async def clone_as_standby(self, folder: Path, *, synchronous: bool = True) -> "Cluster":
         """A second server that repeats this one; `synchronous`: nothing is acknowledged that it has not got."""
         standby = Cluster(folder, self.options)
-        where = f"host=127.0.0.1 port={self.port} user={NAME} application_name=standby"
+        await standby.follow(self, synchronous=synchronous)
+        return standby
+
+    async def follow(self, primary: "Cluster", *, synchronous: bool = True) -> None:
+        """Forget what is here, and repeat what the primary does from now on."""
+        if self.data.exists():
+            await asyncio.to_thread(shutil.rmtree, self.data)
+        where = f"host=127.0.0.1 port={primary.port} user={NAME} application_name=standby"
         copied = await asyncio.create_subprocess_exec(
-            *(PROGRAMS / "pg_basebackup", "-d", where, "-D", standby.data, "-R", "-c", "fast", "-X", "stream", "-N"),
+            *(PROGRAMS / "pg_basebackup", "-d", where, "-D", self.data, "-R", "-c", "fast", "-X", "stream", "-N"),
             stderr=asyncio.subprocess.PIPE,
         )
         _, said = await copied.communicate()
         assert copied.returncode == 0, said.decode()
-        await standby.start()
+        await self.start()
         if synchronous:
-            await self.set("synchronous_commit", "on")
-            await self.set("synchronous_standby_names", "standby")
+            await primary.set("synchronous_commit", "on")
+            await primary.set("synchronous_standby_names", "standby")
         state = "sync" if synchronous else "async"
         for _ in range(1_000):
-            if await self.ask(
+            if await primary.ask(
                 f"SELECT 1 FROM pg_stat_replication WHERE (state, sync_state) = ('streaming', '{state}')"
             ):
-                return standby
+                return
             await asyncio.sleep(0.01)
         raise AssertionError("the standby does not follow")
 
@@ -173,7 +188,7 @@ class Cluster:
 
     async def end(self) -> None:
         """Kill what is left of it."""
-        if self._server is not None and self._server.process.poll() is None:
+        if self.runs:
             self.thaw()
             await self.stop("kill")
         self._ending.pop_all()

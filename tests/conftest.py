@@ -14,13 +14,12 @@ import httpx
 import pytest
 import uvicorn
 from breaking import Valkey
-from databases import PREPARED, fresh, sql
+from databases import PREPARED, fresh, migrated, sql
 from redis.asyncio import Redis
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from db import connections, migrate
-from jobs.partitions import keep_ahead
+from db import connections
 from server import embedded, fast_protocol, websocket_protocol
 from server.app import create_app
 from server.embedded import Servers
@@ -91,25 +90,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data directory of a PostgreSQL that was just made and migrated: it is copied in a tenth of the time."""
     folder = tmp_path_factory.mktemp("cluster")
     with embedded.running(folder, durable=False) as running:
-        asyncio.run(_migrate(running.database_url))
+        asyncio.run(migrated(running.database_url))
     return folder / "postgres"
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     with embedded.running(tmp_path_factory.mktemp("servers"), durable=False) as running:
-        asyncio.run(_migrate(running.database_url))
+        asyncio.run(migrated(running.database_url))
         # From elsewhere: nobody may be connected to what is copied.
         elsewhere = make_url(running.database_url).set(database="postgres").render_as_string(hide_password=False)
         sql(elsewhere, f"CREATE DATABASE {PREPARED} TEMPLATE {make_url(running.database_url).database}")
         yield running
-
-
-async def _migrate(database_url: str) -> None:
-    engine = connections.writer(database_url, pool_size=1)
-    await migrate.migrate(engine)
-    await keep_ahead(engine)
-    await engine.dispose()
 
 
 @pytest.fixture

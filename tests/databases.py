@@ -10,6 +10,8 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from db import connections, migrate
+from jobs.partitions import keep_ahead
 from server.embedded import Servers
 
 # The tables and partitions, and nothing in them: a copy is made faster than a migration.
@@ -27,6 +29,14 @@ def fresh(servers: Servers, like: str = "template1") -> Iterator[str]:
 
 def sql(database_url: str, statement: str) -> list[tuple[Any, ...]]:
     return asyncio.run(query(database_url, statement))
+
+
+async def migrated(database_url: str) -> None:
+    """Have our tables there, and the partitions."""
+    engine = connections.writer(database_url, pool_size=1)
+    await migrate.migrate(engine)
+    await keep_ahead(engine)
+    await engine.dispose()
 
 
 async def query(database_url: str, statement: str) -> list[tuple[Any, ...]]:

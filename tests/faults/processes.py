@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 from breaking import Valkey
+from clusters import Cluster
 
 from faults.relay import Relay
-from faults.servers import Postgres
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -118,13 +118,13 @@ class Process:
 class Place:
     """A process, and the two relays that it reaches its servers through."""
 
-    def __init__(self, number: int, folder: Path, postgres: Postgres, valkey: Valkey) -> None:
+    def __init__(self, number: int, folder: Path, postgres: Cluster, valkey: Valkey) -> None:
         self.folder = folder / str(number)
         self.folder.mkdir()
         self.postgres = Relay(self.folder / postgres.socket.name, postgres.socket)
         self.valkey = Relay(self.folder / "valkey.sock", valkey.socket)
         self.urls = {
-            "SEGMENTQL_DATABASE_URL": postgres.url(self.folder),
+            "SEGMENTQL_DATABASE_URL": postgres.url_by(self.folder),
             "SEGMENTQL_REDIS_URL": f"unix://{self.valkey.socket}",
         }
 

@@ -1,15 +1,14 @@
 """A PostgreSQL whose standby takes its place, while it may still be there and answer."""
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+from clusters import Cluster
 
 from faults import asking
 from faults.history import Outcome
@@ -17,9 +16,8 @@ from faults.load import SLUGS, Load
 from faults.processes import Process
 from faults.relay import Relay
 from faults.row import row
-from faults.servers import Postgres
 from faults.stack import Stack
-from server.embedded import NAME, PORT
+from server.embedded import NAME
 
 # Until when nobody is connected to it any more. Who was just committing waits for its standby, whoever is still there.
 LEFT_SECONDS = 5
@@ -27,14 +25,13 @@ USERS = """SELECT query FROM pg_stat_activity
            WHERE application_name = 'segmentql' AND wait_event IS DISTINCT FROM 'SyncRep'"""
 # How long after a promotion it is looked at closely; nobody needs longer to notice it.
 LOOKING_SECONDS = 3
-BACKENDS = """SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
 
 
 @dataclass
 class Pair:
     """Of two servers the one that follows, and each process's ways to both."""
 
-    standby: Postgres
+    standby: Cluster
     ways: dict[int, dict[Path, Relay]] = field(default_factory=dict)
     # Whether the one that follows does so: after a failover it is the server that was the primary.
     follows: bool = True
@@ -47,9 +44,8 @@ PAIRS: dict[Path, Pair] = {}
 
 async def add_standby(stack: Stack, load: Load) -> None:
     """Make one, and have every process know of both."""
-    standby = Postgres(stack.folder / "standby", stack.postgres.options)
-    stack.ending.callback(standby.end)
-    await standby.follow(stack.postgres)
+    standby = await stack.postgres.clone_as_standby(stack.folder / "standby")
+    stack.ending.push_async_callback(standby.end)
     pair = PAIRS[stack.folder] = Pair(standby)
     processes = (*stack.servers, stack.worker)
     for place, process in zip(stack.places, processes, strict=True):
@@ -62,8 +58,8 @@ async def add_standby(stack: Stack, load: Load) -> None:
 
 
 async def _tell(process: Process, ways: Collection[Relay]) -> None:
-    hosts, ports = ",".join(str(way.socket.parent) for way in ways), ",".join([PORT] * len(ways))
-    process.environ["SEGMENTQL_DATABASE_URL"] = f"postgresql+asyncpg://{NAME}@/{NAME}?host={hosts}&port={ports}"
+    hosts = "&".join(f"host={way.socket.parent}:{way.socket.suffix[1:]}" for way in ways)
+    process.environ["SEGMENTQL_DATABASE_URL"] = f"postgresql+asyncpg://{NAME}@/{NAME}?{hosts}"
     process.send(signal.SIGTERM)
     await process.ended()
     await process.start()
@@ -71,7 +67,7 @@ async def _tell(process: Process, ways: Collection[Relay]) -> None:
 
 async def stop_the_past(stack: Stack, load: Load) -> None:
     await _settled(stack, PAIRS[stack.folder])
-    _kill(PAIRS[stack.folder].standby)
+    await _gone(PAIRS[stack.folder].standby)
 
 
 @row(
@@ -88,14 +84,11 @@ async def fail_over(stack: Stack, load: Load) -> None:
     old, new = stack.postgres, pair.standby
     how = stack.random.choice(["killed", "frozen", "read-only"])
     if how == "killed":
-        _kill(old)
+        await old.stop("kill")
     elif how == "frozen":
         old.freeze()
     else:
-        await old.query("ALTER SYSTEM SET default_transaction_read_only = on")
-        await old.query("SELECT pg_reload_conf()")
-        if stack.random.random() < 0.5:
-            await old.query(f"SELECT pg_terminate_backend(pid) FROM ({BACKENDS}) AS backends")
+        await old.demote_read_only(keep_connections=stack.random.random() < 0.5)
     await asyncio.sleep(stack.random.uniform(0, 1))
     pair.looking = asyncio.gather(*(_change_and_read(stack, load, server) for server in stack.servers))
     await new.promote()
@@ -120,16 +113,14 @@ async def _change_and_read(stack: Stack, load: Load, server: Process) -> None:
         await asyncio.sleep(0.02)
 
 
-def _kill(postgres: Postgres) -> None:
-    for pid in postgres.processes():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+async def _gone(cluster: Cluster) -> None:
+    if cluster.runs:
+        await cluster.stop("kill")
 
 
 async def _rejoin(stack: Stack, pair: Pair) -> None:
     """It forgets what it was, and follows."""
-    _kill(pair.standby)
-    await pair.standby.ended()
+    await _gone(pair.standby)
     await pair.standby.follow(stack.postgres)
     pair.follows = True
 
@@ -138,11 +129,11 @@ async def _settled(stack: Stack, pair: Pair) -> None:
     """Nobody stays with a server that is of the past."""
     if pair.looking is not None:
         await pair.looking
-    if not pair.standby.processes():
+    if not pair.standby.runs:
         return
     users: list[asyncpg.Record] = []
     for _ in range(LEFT_SECONDS * 20):
-        users = await pair.standby.query(USERS)
+        users = await pair.standby.ask(USERS)
         if not users:
             return
         await asyncio.sleep(0.05)

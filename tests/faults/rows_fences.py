@@ -29,7 +29,7 @@ async def freeze_purge(stack: Stack, load: Load) -> None:
         await worker.kill()
     await work.let_leases_end(stack)
     await asyncio.sleep(max(0, ends + 0.05 - time.time()))
-    await stack.postgres.query(work.ANOTHER_NIGHT)
+    await stack.postgres.ask(work.ANOTHER_NIGHT)
     relay = stack.places[frozen.number].postgres
     relay.delay = SLOW_SECONDS
     await frozen.start()
@@ -37,16 +37,16 @@ async def freeze_purge(stack: Stack, load: Load) -> None:
     frozen.send(signal.SIGSTOP)
     await other.start()
     await work.until(lambda: _is_taken_over(stack), "another one finishes the purge")
-    finished = await stack.postgres.query(LAST)
+    finished = await stack.postgres.ask(LAST)
     frozen.send(signal.SIGCONT)
     relay.heal()
     await asyncio.sleep(AWAKE_SECONDS)
-    if (now := await stack.postgres.query(LAST)) != finished:
+    if (now := await stack.postgres.ask(LAST)) != finished:
         stack.broken.append(f"a purge that had lost its run has changed {finished} to {now}")
 
 
 async def _has_begun(stack: Stack) -> bool:
-    return bool(await stack.postgres.query(RUNNERS))
+    return bool(await stack.postgres.ask(RUNNERS))
 
 
 async def _is_taken_over(stack: Stack) -> bool:

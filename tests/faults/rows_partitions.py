@@ -5,14 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-import asyncpg
-
 from faults import asking, work
 from faults.history import Outcome, Write
 from faults.load import SLUGS, Load
 from faults.row import row
 from faults.stack import Stack
-from server.embedded import NAME, PORT
 
 USERS = 5
 MONTH = "to_char(date_trunc('month', now() AT TIME ZONE 'UTC') + interval '{ahead} months', 'YYYY_MM')"
@@ -59,7 +56,7 @@ async def miss_partition(stack: Stack, load: Load) -> None:
 
 @asynccontextmanager
 async def _makers_held_up(stack: Stack) -> AsyncIterator[None]:
-    connection = await asyncpg.connect(host=str(stack.postgres.sockets), port=int(PORT), user=NAME, database=NAME)
+    connection = await stack.postgres.connect()
     try:
         await connection.execute(MAKERS)
         yield
@@ -70,7 +67,7 @@ async def _makers_held_up(stack: Stack) -> AsyncIterator[None]:
 async def _take_away(stack: Stack, month: str) -> None:
     """With what is in it, which is kept aside."""
     name = f"membership_events_{month}"
-    await stack.postgres.query(
+    await stack.postgres.ask(
         f"""DO $$ BEGIN
                 ALTER TABLE membership_events DETACH PARTITION {name};
                 ALTER TABLE {name} RENAME TO taken_away;
@@ -79,7 +76,7 @@ async def _take_away(stack: Stack, month: str) -> None:
 
 
 async def _bring_back(stack: Stack, month: str) -> None:
-    await stack.postgres.query(
+    await stack.postgres.ask(
         """DO $$ BEGIN
                INSERT INTO membership_events SELECT * FROM taken_away;
                DROP TABLE taken_away;

@@ -18,7 +18,7 @@ BUSY = f"{BACKENDS} AND state <> 'idle'"
 async def terminate_backends(stack: Stack, load: Load) -> None:
     which = stack.random.choice([BUSY, BACKENDS])
     for _ in range(20):
-        await stack.postgres.query(f"SELECT pg_terminate_backend(pid) FROM ({which}) AS backends")
+        await stack.postgres.ask(f"SELECT pg_terminate_backend(pid) FROM ({which}) AS backends")
         await asyncio.sleep(0.02)
 
 
@@ -26,20 +26,19 @@ async def terminate_backends(stack: Stack, load: Load) -> None:
 async def kill_backend(stack: Stack, load: Load) -> None:
     pids: list[int] = []
     while not pids:
-        pids = [found["pid"] for found in await stack.postgres.query(BUSY)]
+        pids = [found["pid"] for found in await stack.postgres.ask(BUSY)]
     with suppress(ProcessLookupError):
         os.kill(stack.random.choice(pids), signal.SIGKILL)
     while True:
         await asyncio.sleep(0.05)
         with suppress(Exception):
-            await stack.postgres.query("SELECT 1")
+            await stack.postgres.ask("SELECT 1")
             return
 
 
 @row("postgresql-restarted", "pg_ctl restart -m immediate: no checkpoint, recovery from the log")
 async def restart(stack: Stack, load: Load) -> None:
-    stack.postgres.send(signal.SIGQUIT)
-    await stack.postgres.ended()
+    await stack.postgres.stop("immediate")
     await stack.postgres.start()
 
 

@@ -42,7 +42,7 @@ async def purge_at_midnight(stack: Stack, load: Load) -> None:
     await asyncio.gather(*(worker.kill() for worker in workers))
     await work.let_leases_end(stack)
     await asyncio.sleep(max(0, ends + 0.05 - time.time()))
-    await stack.postgres.query(work.ANOTHER_NIGHT)
+    await stack.postgres.ask(work.ANOTHER_NIGHT)
     for worker in workers:
         stack.places[worker.number].postgres.delay = SLOW_SECONDS
     by_hand = asyncio.create_task(work.command(stack, "purge"))
@@ -75,7 +75,7 @@ async def _somewhere_in_the_middle(stack: Stack) -> None:
 
 async def _kill_the_purge(stack: Stack, workers: list[Process]) -> None:
     """Whoever is at it, and has another one go on."""
-    for found in await stack.postgres.query(RUNNERS):
+    for found in await stack.postgres.ask(RUNNERS):
         pid = int(found["runner"].rpartition(":")[2])
         worker = next(each for each in workers if each.process is not None and each.process.pid == pid)
         with suppress(ProcessLookupError):
@@ -86,13 +86,13 @@ async def _kill_the_purge(stack: Stack, workers: list[Process]) -> None:
 
 
 async def _has_begun(stack: Stack) -> bool:
-    return bool(await stack.postgres.query(RUNNERS)) or await work.is_purged(stack)
+    return bool(await stack.postgres.ask(RUNNERS)) or await work.is_purged(stack)
 
 
 async def _look(stack: Stack) -> None:
     """Every night has one run, which was finished, and so have those by hand; nothing is left that ended before."""
     statement = "SELECT slot, state, attempt, error FROM job_runs WHERE state <> 'FINISHED'"
-    if unfinished := await stack.postgres.query(statement):
+    if unfinished := await stack.postgres.ask(statement):
         stack.broken.append(f"runs of the purge are not finished: {unfinished}")
     nights = "slot = date_trunc('day', slot, 'UTC')"
     for statement, expected, what in (
@@ -109,7 +109,7 @@ async def _look(stack: Stack) -> None:
 
 async def _counts(stack: Stack) -> tuple[int, int, int]:
     """What the runs count, all that only they can have moved, and all that has expired: changes move some of it."""
-    ((counted, expired),) = await stack.postgres.query(
+    ((counted, expired),) = await stack.postgres.ask(
         """SELECT (SELECT sum((stats ->> 'memberships')::int) FROM job_runs),
                   (SELECT count(*) FROM membership_events WHERE action = 'EXPIRED')"""
     )

@@ -157,7 +157,7 @@ FAILED = "SELECT last_value FROM failed"
 
 async def fail_now_and_then(stack: Stack, load: Load) -> None:
     for statement in (COUNTERS, FAILING, AT_CLAIM, AT_COMMIT):
-        await stack.postgres.query(statement)
+        await stack.postgres.ask(statement)
 
 
 async def look_for_visible_ones(stack: Stack, load: Load) -> None:
@@ -174,13 +174,13 @@ async def look_for_visible_ones(stack: Stack, load: Load) -> None:
     after=look_for_visible_ones,
 )
 async def bait(stack: Stack, load: Load) -> None:
-    before = (await stack.postgres.query(FAILED))[0][0]
+    before = (await stack.postgres.ask(FAILED))[0][0]
     slug = f"B{stack.faults}"
     await load.write("createSegment", {"slug": slug}, {})
     for _ in range(3):
         await asyncio.gather(*(_cross(stack, load, slug, number) for number in range(BURST)))
     await load.write("deleteSegment", slug, {(user, slug): None for user in USERS})
-    stack.faults += (await stack.postgres.query(FAILED))[0][0] - before - 1
+    stack.faults += (await stack.postgres.ask(FAILED))[0][0] - before - 1
 
 
 async def _cross(stack: Stack, load: Load, slug: str, number: int) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +17,6 @@ from faults.load import Load
 from faults.processes import Process
 from faults.row import row
 from faults.stack import Stack
-from server.embedded import NAME, PORT
 
 CLIENTS = 200
 # What such a client may be told, but that it is done.
@@ -60,7 +58,7 @@ async def exhaust(stack: Stack, load: Load) -> None:
 
 @asynccontextmanager
 async def _held(stack: Stack) -> AsyncIterator[None]:
-    holder = await asyncpg.connect(host=str(stack.postgres.sockets), port=int(PORT), user=NAME, database=NAME)
+    holder = await stack.postgres.connect()
     try:
         await holder.execute(f"BEGIN; SELECT FROM segments WHERE slug = '{QUEUE}' AND deleted_at IS NULL FOR UPDATE")
         yield
@@ -100,15 +98,14 @@ WAL_MEGABYTES = 96
 
 async def move_log(stack: Stack, load: Load) -> None:
     """Have PostgreSQL write its log to a disk of its own."""
-    stack.postgres.send(signal.SIGINT)
-    await stack.postgres.ended()
-    log = stack.postgres.cluster / "pg_wal"
+    await stack.postgres.stop()
+    log = stack.postgres.data / "pg_wal"
     disk = DISKS[stack.folder] = mounted(stack, stack.folder / "wal", WAL_MEGABYTES)
     for each in log.iterdir():
         shutil.move(each, disk.where)
     log.rmdir()
     log.symlink_to(disk.where)
-    stack.postgres.own(disk.where)
+    stack.postgres.account.take(disk.where)
     await stack.postgres.start()
 
 
@@ -127,12 +124,11 @@ async def fill_log(stack: Stack, load: Load) -> None:
     try:
         # It fills what it has, and finds no room for more. At times its recovery does not end for that, and is ended.
         limit = time.monotonic() + RECOVERING_SECONDS
-        while stack.postgres.processes() and time.monotonic() < limit:
+        while stack.postgres.runs and time.monotonic() < limit:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
-                await stack.postgres.query("SELECT pg_switch_wal()")
+                await stack.postgres.ask("SELECT pg_switch_wal()")
             await asyncio.sleep(stack.random.uniform(0, 0.2))
-        stack.postgres.send(signal.SIGQUIT)
-        await stack.postgres.ended()
+        await stack.postgres.stop("immediate")
     finally:
         disk.make_room()
     await stack.postgres.start()
@@ -185,10 +181,10 @@ TEMP_MEGABYTES = 128
 
 async def move_temporary(stack: Stack, load: Load) -> None:
     disk = DISKS[stack.folder] = mounted(stack, stack.folder / "temp", TEMP_MEGABYTES)
-    stack.postgres.own(disk.where)
-    await stack.postgres.query(f"CREATE TABLESPACE small LOCATION '{disk.where}'")
-    await stack.postgres.query("ALTER SYSTEM SET temp_tablespaces = 'small'")
-    await stack.postgres.query("SELECT pg_reload_conf()")
+    stack.postgres.account.take(disk.where)
+    await stack.postgres.ask(f"CREATE TABLESPACE small LOCATION '{disk.where}'")
+    await stack.postgres.ask("ALTER SYSTEM SET temp_tablespaces = 'small'")
+    await stack.postgres.ask("SELECT pg_reload_conf()")
     users = [each.rjust(LONG_ID, LONG_CHARACTER) for each in work.members("t", LONG_IDS)]
     for slug in SEGMENTS:
         await work.fill(load, slug, users)

@@ -5,6 +5,8 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 
+from databases import migrated
+
 from faults import asking, clocks, work
 from faults.history import Outcome, Write
 from faults.load import SLUGS, Load
@@ -39,7 +41,7 @@ async def keys_at_midnight(stack: Stack, load: Load) -> None:
     number = stack.faults
     at = midnight.timestamp() - ahead
     await asyncio.gather(*(_send_around(stack, load, f"midnight-{number}-{key}", at) for key in range(KEYS)))
-    ((before, after),) = await stack.postgres.query(AT_MIDNIGHT.format(midnight=midnight.isoformat(), number=number))
+    ((before, after),) = await stack.postgres.ask(AT_MIDNIGHT.format(midnight=midnight.isoformat(), number=number))
     if not before or not after or before + after != KEYS:
         stack.broken.append(f"of {KEYS} keys {before} happened before {midnight:%Y-%m-%d}, and {after} then")
 
@@ -54,12 +56,11 @@ async def _next_midnight(stack: Stack) -> tuple[datetime, int]:
 
 async def _set(stack: Stack, ahead: int) -> None:
     """Give the database another clock, which goes from one start of it to the next."""
-    stack.postgres.send(signal.SIGINT)
-    await stack.postgres.ended()
+    await stack.postgres.stop()
     stack.postgres.environ = clocks.ahead(ahead)
     await stack.postgres.start()
     # Nobody's clock jumps by a month: the processes would have made the partitions long ago.
-    await stack.postgres.migrate()
+    await migrated(stack.postgres.url)
 
 
 async def _send_around(stack: Stack, load: Load, user: str, at: float) -> None:
@@ -94,7 +95,7 @@ async def wrong_clocks(stack: Stack, load: Load) -> None:
 
 async def one_run_each(stack: Stack, load: Load) -> None:
     """Of every night there was one run, which nobody had to go on with."""
-    runs = await stack.postgres.query("SELECT slot, state, attempt FROM job_runs ORDER BY slot")
+    runs = await stack.postgres.ask("SELECT slot, state, attempt FROM job_runs ORDER BY slot")
     if [(run["state"], run["attempt"]) for run in runs] != [("FINISHED", 1)] * (stack.faults + 1):
         stack.broken.append(f"of {stack.faults + 1} nights the purges were {runs}")
 
@@ -110,7 +111,7 @@ async def wrong_clock(stack: Stack, load: Load) -> None:
     steps = [stack.random.choice([STEP_SECONDS, -STEP_SECONDS]) for _ in processes]
     for process, step in zip(processes, steps, strict=True):
         _clock(process).step(step)
-    await stack.postgres.query(work.ANOTHER_NIGHT)
+    await stack.postgres.ask(work.ANOTHER_NIGHT)
     # It looks for the night when it starts, and in every minute.
     stack.worker.send(signal.SIGTERM)
     await stack.worker.ended()

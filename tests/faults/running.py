@@ -52,7 +52,7 @@ class Result:
 
 
 async def run(
-    row: Row, *, repetitions: int, seed: int, folder: Path, template: Path | None = None, planted: str | None = None
+    row: Row, *, repetitions: int, seed: int, folder: Path, template: Path, planted: str | None = None
 ) -> Result:
     """Strike so many times. The folder is left only where something was wrong."""
     began, result = time.monotonic(), Result(row.name, seed, repetitions)
@@ -81,7 +81,7 @@ async def run(
         await load.settle()
         await _read_all(stack)
         await asyncio.gather(*(server.http.aclose() for server in stack.servers))
-        found = await final.look(stack.postgres.url(), stack.valkey.client, stack.files, lambda: stack.open_connections)
+        found = await final.look(stack.postgres.url, stack.valkey.client, stack.files, lambda: stack.open_connections)
         result.findings = checker.check(stack.history, found, stack.broken)
         result.faults = stack.faults
         result.errors = dict(Counter(each.error for each in stack.history.attempts() if each.error))

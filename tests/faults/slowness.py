@@ -16,7 +16,7 @@ def adding_slowly(seconds: float) -> Strike:
     """Each membership of a user whose id begins with `slow-` takes so long."""
 
     async def begin(stack: Stack, _load: object) -> None:
-        await stack.postgres.query(FUNCTION.format(seconds=seconds))
-        await stack.postgres.query(TRIGGER)
+        await stack.postgres.ask(FUNCTION.format(seconds=seconds))
+        await stack.postgres.ask(TRIGGER)
 
     return begin

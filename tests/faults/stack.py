@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from breaking import Valkey
+from clusters import Cluster
+from databases import migrated
 
 from faults.history import History
 from faults.processes import PROGRAM, SERVE, WORK, Place, Process
-from faults.servers import Postgres
+from server import embedded
 
 SERVERS = 3
 SETTINGS = {
@@ -25,7 +27,7 @@ SETTINGS = {
 @dataclass
 class Stack:
     folder: Path
-    postgres: Postgres
+    postgres: Cluster
     valkey: Valkey
     # The servers', the worker's, and those of processes that a fault has added.
     places: list[Place]
@@ -70,7 +72,7 @@ async def running(
     folder: Path,
     *,
     seed: int,
-    template: Path | None = None,
+    template: Path,
     settings: Mapping[str, str] | None = None,
     postgres_options: Mapping[str, str] | None = None,
     valkey_options: Sequence[str] = (),
@@ -80,12 +82,10 @@ async def running(
     program = PROGRAM if planted is None else (sys.executable, "-m", "faults.planted", planted)
     environ = SETTINGS | {"SEGMENTQL_FILES": str(folder / "files")} | dict(settings or {})
     async with AsyncExitStack() as ending:
-        postgres, valkey = Postgres(folder, dict(postgres_options or {})), Valkey(folder)
-        postgres.make(template)
-        ending.callback(postgres.end)
+        postgres = Cluster(folder / "postgres", dict(postgres_options or {}), prepared=template)
+        valkey = Valkey(folder)
+        ending.push_async_callback(postgres.end)
         await postgres.start()
-        if template is None:
-            await postgres.migrate()
         ending.push_async_callback(valkey.end)
         await valkey.start(*valkey_options)
         places = [Place(number, folder, postgres, valkey) for number in range(SERVERS + 1)]
@@ -103,11 +103,6 @@ async def running(
 
 async def template(folder: Path) -> Path:
     """A cluster at rest with our tables and partitions, which is copied in no time."""
-    postgres = Postgres(folder)
-    postgres.make()
-    try:
-        await postgres.start()
-        await postgres.migrate()
-    finally:
-        postgres.end()
-    return postgres.cluster
+    with embedded.running(folder, durable=False) as running:
+        await migrated(running.database_url)
+    return folder / "postgres"

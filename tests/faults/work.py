@@ -102,14 +102,14 @@ async def task(stack: Stack, id_: str) -> Any:
 
 async def let_leases_end(stack: Stack) -> None:
     """As if nobody had been heard of for a long time."""
-    await stack.postgres.query(SILENT.format(table="tasks", which="status = 'RUNNING'", key="id"))
+    await stack.postgres.ask(SILENT.format(table="tasks", which="status = 'RUNNING'", key="id"))
     night = f"state = 'RUNNING' AND slot = {TODAY}"
-    await stack.postgres.query(SILENT.format(table="job_runs", which=night, key="job, slot"))
+    await stack.postgres.ask(SILENT.format(table="job_runs", which=night, key="job, slot"))
 
 
 async def one(stack: Stack, statement: str) -> Any:
     """The only value of the only row."""
-    ((value,),) = await stack.postgres.query(statement)
+    ((value,),) = await stack.postgres.ask(statement)
     return value
 
 
@@ -181,7 +181,7 @@ async def look_at_report(stack: Stack, id_: str, began: datetime, until_: dateti
 async def _happened(stack: Stack, began: datetime, until: datetime) -> list[Row]:
     """All that happened then, from the bare tables: the events, and the ends that no job has written yet."""
     # One statement: what a change moves from one table to the other meanwhile is in one of them.
-    found = await stack.postgres.query(
+    found = await stack.postgres.ask(
         """SELECT user_id, slug, CAST(action AS text), at, NULL AS expires_at, NULL AS deleted_at
            FROM membership_events JOIN segments ON segments.id = segment_id
            UNION ALL
@@ -207,7 +207,7 @@ async def _look_at_import(stack: Stack, work: Work) -> None:
     found = await task(stack, work.imported)
     if found["status"] != "SUCCEEDED" or found["importResult"] != {"rows": MEMBERS, "added": MEMBERS}:
         stack.broken.append(f"import {work.imported} of {MEMBERS} is {found}")
-    at_hand = await stack.postgres.query(
+    at_hand = await stack.postgres.ask(
         f"SELECT user_id FROM memberships JOIN segments ON id = segment_id WHERE slug = '{work.filled}'"
     )
     if {user for (user,) in at_hand} != set(members("i", MEMBERS)):
@@ -224,7 +224,7 @@ async def look_at_cleanup(stack: Stack, slug: str, closing: dict[tuple[str, str]
 
 
 async def _look_at_events(stack: Stack, slug: str, expected: dict[tuple[str, str], int], which: str) -> None:
-    events = await stack.postgres.query(
+    events = await stack.postgres.ask(
         f"""SELECT CAST(action AS text), user_id FROM membership_events JOIN segments ON id = segment_id
             WHERE slug = '{slug}' AND action {which}"""
     )
