@@ -21,9 +21,9 @@ from background import (
     stalled,
     stalling_reports,
 )
-from breaking import proxy_before
 from conftest import Serve
 from operations import change, change_within, count, create, database_clock, delete, differences, new_key
+from relays import relay_before
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -48,12 +48,12 @@ async def test_a_connection_that_died_without_a_word_holds_up_nothing(
 ) -> None:
     """The report on it is called off. The next one gets another connection, and the process ends as usual."""
     async with AsyncExitStack() as ending:
-        proxy = await ending.enter_async_context(proxy_before(prepared_url, tmp_path))
+        relay = await ending.enter_async_context(relay_before(prepared_url, tmp_path))
         async with stalled(stalling):
-            client = await ending.enter_async_context(serve(database_url=proxy.url, serve_tasks=1))
+            client = await ending.enter_async_context(serve(database_url=relay.url, serve_tasks=1))
             task_id = (await ask_for_report(client))["task"]["id"]
             await in_the_middle(stalling)
-            proxy.silence_copies()
+            relay.silence_copies()
             assert (await client.ask(CANCEL, id=task_id, key=new_key()))["cancelTask"]["userErrors"] == []
         assert len(lines(await report(client))) == 1_000
 
@@ -63,16 +63,16 @@ async def test_a_report_whose_commit_is_not_answered_is_published_once(
     stalling: AsyncEngine, prepared_url: str, serve: Serve, tmp_path: Path, deliver: bool
 ) -> None:
     folder = tmp_path / "files"
-    async with proxy_before(prepared_url, tmp_path) as proxy, stalled(stalling) as let_go:
-        proxy.deliver = deliver
-        async with serve(database_url=proxy.url, files=str(folder), serve_tasks=1) as client:
+    async with relay_before(prepared_url, tmp_path) as relay, stalled(stalling) as let_go:
+        relay.deliver = deliver
+        async with serve(database_url=relay.url, files=str(folder), serve_tasks=1) as client:
             task_id = (await ask_for_report(client))["task"]["id"]
             await in_the_middle(stalling)
             # No heartbeat is due while the last lines are written.
             await execute(stalling, "SELECT pg_sleep(0.1)")
-            proxy.commits_to_lose = 1
+            relay.answers_to_lose = 1
             await let_go()
-            while proxy.commits_to_lose:
+            while relay.answers_to_lose:
                 await asyncio.sleep(0.01)
             found = await finished(client, task_id)
             assert len(lines(await download(client, found))) == 1_000
@@ -90,14 +90,14 @@ async def test_a_purge_whose_commit_is_not_answered_counts_right(
     monkeypatch.setattr("jobs.purge.CHUNK", 100)
     files = Files(str(tmp_path / "files"))
     files.prepare()
-    async with proxy_before(prepared_url, tmp_path) as proxy:
-        writer = connections.writer(proxy.url, 3)
+    async with relay_before(prepared_url, tmp_path) as relay:
+        writer = connections.writer(relay.url, 3)
         advance = job_runs.advance
 
         async def losing(*arguments: Any) -> int | None:
             counted = await advance(*arguments)
             if counted == 300:
-                proxy.commits_to_lose = 1
+                relay.answers_to_lose = 1
             return counted
 
         monkeypatch.setattr(job_runs, "advance", losing)

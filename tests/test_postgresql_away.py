@@ -1,12 +1,13 @@
 """PostgreSQL restarts, dies and cuts off answers: what was acknowledged is there, and the rest can be asked again."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
-from breaking import proxy_before
 from conftest import Client, Serve
 from operations import CHANGE, CREATE, change, count, create, differences, history, slugs
+from relays import relay_before
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -26,11 +27,11 @@ DELIVER = pytest.mark.parametrize("deliver", [True, False], ids=["it happened", 
 async def test_when_the_answer_to_a_change_is_lost_the_mutation_happens_once_and_is_answered(
     serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path, *, deliver: bool
 ) -> None:
-    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+    async with relay_before(servers.database_url, tmp_path) as relay, serve(database_url=relay.url) as client:
         await create(client, "A")
-        proxy.commit, proxy.commits_to_lose, proxy.deliver = b"the-very-key", 1, deliver
+        relay.losing, relay.answers_to_lose, relay.deliver = re.compile(b"the-very-key"), 1, deliver
         changed = await change(client, 7, add=["A"], key="the-very-key")
-        assert proxy.commits_to_lose == 0
+        assert relay.answers_to_lose == 0
         assert (changed["added"], changed["replayed"], changed["userErrors"]) == (["A"], False, [])
         assert await slugs(client, 7) == ["A"]
         assert (await change(client, 7, add=["A"], key="the-very-key"))["replayed"] is True
@@ -42,10 +43,10 @@ async def test_when_the_answer_to_a_change_is_lost_the_mutation_happens_once_and
 async def test_when_the_answer_to_a_commit_is_lost_a_mutation_of_several_statements_happens_once_too(
     serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path, *, deliver: bool
 ) -> None:
-    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
-        proxy.commits_to_lose, proxy.deliver = 1, deliver
+    async with relay_before(servers.database_url, tmp_path) as relay, serve(database_url=relay.url) as client:
+        relay.answers_to_lose, relay.deliver = 1, deliver
         created = (await client.ask(CREATE, slug="A", key="the-very-key"))["createSegment"]
-        assert proxy.commits_to_lose == 0
+        assert relay.answers_to_lose == 0
         assert (created["segment"]["slug"], created["replayed"], created["userErrors"]) == ("A", False, [])
         assert (await client.ask(CREATE, slug="A", key="the-very-key"))["createSegment"]["replayed"] is True
     assert (await count(engine, "operations"), await count(engine, "segments")) == (1, 1)
@@ -56,10 +57,10 @@ async def test_when_an_answer_is_lost_and_another_process_had_used_the_key_it_is
 ) -> None:
     await create(client, "A")
     await change(client, 7, add=["A"], key="the-very-key")
-    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as other:
-        proxy.commit, proxy.commits_to_lose = b"the-very-key", 1
+    async with relay_before(servers.database_url, tmp_path) as relay, serve(database_url=relay.url) as other:
+        relay.losing, relay.answers_to_lose = re.compile(b"the-very-key"), 1
         changed = await change(other, 7, add=["A"], key="the-very-key")
-        assert proxy.commits_to_lose == 0
+        assert relay.answers_to_lose == 0
     assert (changed["added"], changed["replayed"]) == (["A"], True)
     assert len(await history(client, 7)) == 1
 
@@ -67,9 +68,9 @@ async def test_when_an_answer_is_lost_and_another_process_had_used_the_key_it_is
 async def test_when_two_answers_are_lost_the_caller_is_told_to_ask_again_and_the_key_knows(
     serve: Serve, servers: Servers, engine: AsyncEngine, tmp_path: Path
 ) -> None:
-    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+    async with relay_before(servers.database_url, tmp_path) as relay, serve(database_url=relay.url) as client:
         await create(client, "A")
-        proxy.commit, proxy.commits_to_lose, proxy.deliver = b"the-very-key", 2, True
+        relay.losing, relay.answers_to_lose, relay.deliver = re.compile(b"the-very-key"), 2, True
         answer = await client.post(CHANGE, {"input": {"userId": 7, "add": ["A"]}, "key": "the-very-key"})
         assert answer["errors"][0]["extensions"]["code"] == "OVERLOADED"
         again = await change(client, 7, add=["A"], key="the-very-key")
@@ -81,11 +82,11 @@ async def test_with_postgresql_down_cached_reads_are_answered_and_the_rest_says_
     serve: Serve, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "SHARED_SECONDS", 0)
-    async with proxy_before(servers.database_url, tmp_path) as proxy, serve(database_url=proxy.url) as client:
+    async with relay_before(servers.database_url, tmp_path) as relay, serve(database_url=relay.url) as client:
         await create(client, "A")
         await change(client, 7, add=["A"])
         assert await slugs(client, 7) == ["A"]
-        proxy.leave()
+        relay.leave()
         assert await slugs(client, 7) == ["A"]
         queries = ["{ user(id: 8) { segments { slug } } }", '{ segment(slug: "A") { id } }']
         queries.append("{ user(id: 7) { segments(freshness: LATEST) { slug } } }")
@@ -96,7 +97,7 @@ async def test_with_postgresql_down_cached_reads_are_answered_and_the_rest_says_
         assert answer["errors"][0]["extensions"]["code"] == "OVERLOADED"
         assert (await client.http.get("/healthz")).status_code == 200
         assert (await client.http.get("/readyz")).status_code == 503
-        proxy.come_back()
+        relay.heal()
         assert (await client.http.get("/readyz")).status_code == 200
         assert (await change(client, 7, remove=["A"], key="the-very-key"))["removed"] == ["A"]
         assert await slugs(client, 7) == []

@@ -17,12 +17,12 @@ import forking
 import httpx
 import pytest
 from background import ask_for_report, execute, finished, task
-from breaking import proxy_before
 from callers import a_token, bearing, caller, last_use, revoke
 from conftest import Client, Serve
 from importing import ask_to_import
 from operations import MEMBERSHIPS, change, create, database_clock, history, new_key, slugs
 from prometheus_client import REGISTRY
+from relays import relay_before
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -261,14 +261,14 @@ async def test_while_postgresql_is_away_known_tokens_are_good_for_a_while(
     monkeypatch.setattr(known_tokens, "PAUSE_SECONDS", 0.3)
     token, cold = await a_token(engine), await a_token(engine)
     async with (
-        proxy_before(servers.database_url, tmp_path) as proxy,
-        serve(database_url=proxy.url, authentication="required") as client,
+        relay_before(servers.database_url, tmp_path) as relay,
+        serve(database_url=relay.url, authentication="required") as client,
         caller(client, token) as known,
     ):
         await create(known, "A")
         await change(known, 7, add=["A"])
         assert await slugs(known, 7) == ["A"]
-        proxy.leave()
+        relay.leave()
         for _ in range(20):
             assert await slugs(known, 7) == ["A"]
             await asyncio.sleep(0.02)
@@ -279,7 +279,7 @@ async def test_while_postgresql_is_away_known_tokens_are_good_for_a_while(
         assert await status(client, "garbage") == 401
         monkeypatch.setattr(known_tokens, "OUTAGE_SECONDS", 0.2)
         assert await status(client, token) == 503
-        proxy.come_back()
+        relay.heal()
         for wanted in (token, cold):
             for _ in range(200):
                 if await status(client, wanted) == 200:

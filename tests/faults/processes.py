@@ -13,8 +13,7 @@ from pathlib import Path
 import httpx
 from breaking import Valkey
 from clusters import Cluster
-
-from faults.relay import Relay
+from relays import Relay
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120

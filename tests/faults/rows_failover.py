@@ -9,12 +9,12 @@ from pathlib import Path
 
 import asyncpg
 from clusters import Cluster
+from relays import Relay
 
 from faults import asking
 from faults.history import Outcome
 from faults.load import SLUGS, Load
 from faults.processes import Process
-from faults.relay import Relay
 from faults.row import row
 from faults.stack import Stack
 from server.embedded import NAME

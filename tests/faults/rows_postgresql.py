@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 from contextlib import suppress
 
@@ -11,6 +12,8 @@ from faults.stack import Stack
 
 BACKENDS = """SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
               AND backend_type = 'client backend'"""
+# A change of one user is one statement, which commits itself; it names its field.
+COMMIT = re.compile(b"COMMIT|changeUserSegments")
 BUSY = f"{BACKENDS} AND state <> 'idle'"
 
 
@@ -67,7 +70,7 @@ async def cut_commits(stack: Stack, load: Load) -> None:
     relays = [place.postgres for place in stack.places[:-1]]
     before = sum(relay.lost_answers for relay in relays)
     for relay in relays:
-        relay.answers_to_lose = 3
+        relay.losing, relay.answers_to_lose = COMMIT, 3
     async with asyncio.timeout(20):
         while any(relay.answers_to_lose for relay in relays):
             await asyncio.sleep(0.02)

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from sqlalchemy import make_url
+
 PIECE_BYTES = 65_536
 
 
@@ -14,6 +16,8 @@ class Relay:
 
     def __init__(self, socket: Path, target: Path) -> None:
         self.socket, self.target = socket, target
+        # Of the database behind it, for whom it is to stand in between.
+        self.url = ""
         # Nothing arrives, and nobody is told.
         self.black_hole_there = self.black_hole_back = False
         # Each piece comes so much later, in seconds, both ways.
@@ -21,8 +25,9 @@ class Relay:
         # Answers to be lost, with their connection: the next ones to what matches.
         self.answers_to_lose = 0
         self.lost_answers = 0
-        # A change of one user is one statement, which commits itself; it names its field.
-        self.losing: re.Pattern[bytes] = re.compile(b"COMMIT|changeUserSegments")
+        self.losing: re.Pattern[bytes] = re.compile(b"COMMIT")
+        # Whether what is not answered reaches the server.
+        self.deliver = True
         # What matches is kept back, with all that comes after it on its connection, until it is let go.
         self.keeping: re.Pattern[bytes] | None = None
         self.kept = 0
@@ -30,6 +35,9 @@ class Relay:
         self._away = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._connections: set[asyncio.Task[None]] = set()
+        # Those that a COPY was sent on; and those that carry nothing any more.
+        self._copying: set[asyncio.StreamWriter] = set()
+        self._silent: set[asyncio.StreamWriter] = set()
 
     @property
     def open(self) -> int:
@@ -52,6 +60,10 @@ class Relay:
         self._away = True
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def silence_copies(self) -> None:
+        """Let the connections that a COPY was sent on carry nothing any more, nor end: as when a NAT forgets them."""
+        self._silent |= self._copying
 
     def keep(self, what: re.Pattern[bytes]) -> None:
         self.keeping, self.kept = what, 0
@@ -87,23 +99,32 @@ class Relay:
         try:
             back, target = await asyncio.open_unix_connection(self.target)
             losing = asyncio.Event()
-            ways = [self._there(reader, target, losing), self._back(back, writer, losing)]
+            ways = [self._there(reader, writer, target, losing), self._back(back, writer, losing)]
             done, pending = await asyncio.wait(map(asyncio.ensure_future, ways), return_when=asyncio.FIRST_COMPLETED)
             for way in pending:
                 way.cancel()
             await asyncio.gather(*done, *pending, return_exceptions=True)
         finally:
-            self._writers.discard(writer)
+            for writers in (self._writers, self._copying, self._silent):
+                writers.discard(writer)
             for each in (writer, target):
                 if each is not None:
                     each.transport.abort()
 
-    async def _there(self, reader: asyncio.StreamReader, target: asyncio.StreamWriter, losing: asyncio.Event) -> None:
+    async def _there(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        target: asyncio.StreamWriter,
+        losing: asyncio.Event,
+    ) -> None:
         while sent := await reader.read(PIECE_BYTES):
             if self.delay:
                 await asyncio.sleep(self.delay)
-            if self.black_hole_there:
+            if self.black_hole_there or writer in self._silent:
                 continue
+            if b"COPY (" in sent:
+                self._copying.add(writer)
             if self.keeping is not None and self.keeping.search(sent):
                 self.kept += 1
                 await self._letting_go.wait()
@@ -111,6 +132,8 @@ class Relay:
                 self.answers_to_lose -= 1
                 self.lost_answers += 1
                 losing.set()
+                if not self.deliver:
+                    return
             target.write(sent)
             await target.drain()
 
@@ -122,7 +145,20 @@ class Relay:
                 # What was asked for has happened, and nobody hears of it.
                 writer.transport.abort()
                 return
-            if self.black_hole_back:
+            if self.black_hole_back or writer in self._silent:
                 continue
             writer.write(answer)
             await writer.drain()
+        if writer in self._silent:
+            await asyncio.Event().wait()  # its end is not told either
+
+
+@asynccontextmanager
+async def relay_before(database_url: str, folder: Path) -> AsyncIterator[Relay]:
+    """One that listens in the folder; its `url` is the database's by way of it."""
+    url = make_url(database_url)
+    name = ".s.PGSQL.5432"
+    relay = Relay(folder / name, Path(f"{url.query['host']}/{name}"))
+    relay.url = url.update_query_dict({"host": str(folder)}).render_as_string(hide_password=False)
+    async with relay.running():
+        yield relay
