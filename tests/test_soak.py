@@ -4,22 +4,19 @@ import asyncio
 import itertools
 import os
 import random
-import re
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from breaking import Valkey
-from conftest import ROOT, Client
+from conftest import Client
 from operations import CHANGE, MEMBERSHIPS, change, create, delete, differences, state
 from redis.asyncio import Redis
+from serving import Process, server_process
 from sqlalchemy.ext.asyncio import AsyncEngine
 from wire import Wire
 
@@ -30,30 +27,6 @@ pytestmark = pytest.mark.soak
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "10000"))
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "100000"))
 SECONDS = int(os.environ.get("SOAK_SECONDS", "60"))
-
-
-@dataclass(frozen=True)
-class Process(Client):
-    pid: int
-
-
-@asynccontextmanager
-async def server_process(database_url: str, redis_url: str) -> AsyncIterator[Process]:
-    environ = os.environ | {"SEGMENTQL_DATABASE_URL": database_url, "SEGMENTQL_REDIS_URL": redis_url}
-    environ |= {"SEGMENTQL_RATE_LIMIT": "0"}
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "server", "serve", "--port", "0", cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert server.stdout is not None
-        url = re.search(r"http://[^/]+", (await server.stdout.readline()).decode())
-        assert url is not None
-        limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=url[0], timeout=30, limits=limits) as http:
-            yield Process(http, server.pid)
-    finally:
-        server.terminate()
-        await server.wait()
 
 
 @pytest.fixture
@@ -223,11 +196,6 @@ async def _timed(read: Callable[[], Awaitable[Any]], findings: Findings) -> Any:
     return found
 
 
-def megabytes(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
-
-
 async def test_a_serving_process_stays_below_150_mb_after_100_000_requests(
     servers: Servers, engine: AsyncEngine, redis: Redis
 ) -> None:
@@ -236,10 +204,10 @@ async def test_a_serving_process_stays_below_150_mb_after_100_000_requests(
         await create(server, *names)
         for user in range(200):
             await change(server, user, add=random.sample(names, 8))
-        before, began = megabytes(server.pid), time.monotonic()
+        before, began = server.megabytes, time.monotonic()
         numbers = iter(range(REQUESTS))
         await asyncio.gather(*(_ask_all(server, numbers) for _ in range(24)))
-        after = megabytes(server.pid)
+        after = server.megabytes
         seconds = time.monotonic() - began
     print(f"\n{REQUESTS} requests in {seconds:.0f} s: {before:.0f} MB before, {after:.0f} MB after")
     assert after < 150

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from breaking import Valkey
 from operations import change, create
+from serving import Process, server_process
 from sqlalchemy.ext.asyncio import AsyncEngine
 from subscribing import Socket, socket
-from test_soak import Process, megabytes, server_process
 
 from server.embedded import Servers
 
@@ -52,13 +52,13 @@ async def test_a_thousand_subscribers_miss_nothing_while_redis_is_killed(
         server_process(servers.database_url, valkey.url) as other,
     ):
         await create(one, "A")
-        before = max(megabytes(one.pid), megabytes(other.pid))
+        before = max(one.megabytes, other.megabytes)
         sizes: list[float] = []
         for _ in range(3):
             record_property("printed", await one_round(one, other, valkey))
             # Longer than the pause between two looks through the memory.
             await asyncio.sleep(13)
-            sizes.append(max(megabytes(one.pid), megabytes(other.pid)))
+            sizes.append(max(one.megabytes, other.megabytes))
         after = f"after each round, when all had left: {sizes} MB"
         record_property("printed", f"memory of the larger process before the first subscriber: {before} MB; {after}")
         # What the first round has made the processes hold on to serves the next ones, too.
@@ -75,7 +75,7 @@ async def one_round(one: Process, other: Process, valkey: Valkey) -> str:
             assert (await subscriber.next())["userChanged"]["resync"]
             seen.append(Seen())
             following.append(asyncio.create_task(seen[-1].follow(subscriber)))
-        opened, size = time.monotonic() - began, max(megabytes(one.pid), megabytes(other.pid))
+        opened, size = time.monotonic() - began, max(one.megabytes, other.megabytes)
         slowest = 0.0
         for turn in range(CHANGES):
             if turn == CHANGES // 3:

@@ -6,7 +6,6 @@ are sent with `--files`.
 
 import argparse
 import asyncio
-import os
 import random
 import re
 import sys
@@ -17,9 +16,10 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
-import httpx
-from conftest import ROOT, Client
+from conftest import Client
+from databases import migrated
 from operations import change, create, slugs
+from serving import Process, server_process
 
 from fuzzing import importing_files
 from fuzzing.running import Account, Cases, keep, run, save, world
@@ -33,51 +33,24 @@ FAILED = re.compile(r"Traceback|Exception in callback| (ERROR|CRITICAL) ")
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[Client, int, Path]]:
-    """A server process with databases of its own, which number it has, and its log."""
+async def serving(folder: Path) -> AsyncIterator[tuple[Process, Path]]:
+    """A server process with databases of its own, and its log."""
     log = folder / "server.log"
     with embedded.running(folder / "data", durable=False) as servers, log.open("wb") as written:
-        environ = os.environ | {
-            "SEGMENTQL_DATABASE_URL": servers.database_url,
-            "SEGMENTQL_REDIS_URL": servers.redis_url,
-            "SEGMENTQL_DATA_DIR": str(folder),
-            "SEGMENTQL_RATE_LIMIT": "0",
-        }
-        migrating = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "server", "migrate"), cwd=ROOT, env=environ, stdout=asyncio.subprocess.DEVNULL
-        )
-        assert await migrating.wait() == 0
-        command = (sys.executable, "-m", "server", "serve", "--port", "0")
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env=environ, stdout=asyncio.subprocess.PIPE, stderr=written
-        )
-        try:
-            assert process.stdout is not None
-            url = re.search(r"http://[^/]+", (await process.stdout.readline()).decode())
-            assert url is not None, log.read_text()
-            async with httpx.AsyncClient(base_url=url[0], timeout=30) as http:
-                yield Client(http), process.pid, log
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-
-
-def megabytes(pid: int) -> float:
-    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
+        await migrated(servers.database_url)
+        async with server_process(servers.database_url, servers.redis_url, written, DATA_DIR=str(folder)) as process:
+            yield process, log
 
 
 async def requests(count: int, seed: int, folder: Path, saved: Path | None) -> bool:
     """Whether nothing was wrong."""
-    async with serving(folder) as (client, pid, log):
+    async with serving(folder) as (client, log):
         held: dict[int, float] = {}
         looked_at = {count // 3, count // 2, count}
 
         def passed(number: int) -> None:
             if number in looked_at:
-                held[number] = megabytes(pid)
+                held[number] = client.megabytes
 
         account = await run(client, Cases(seed, await world(client)), count, passed)
         await _goes_on(client)
@@ -91,13 +64,13 @@ async def requests(count: int, seed: int, folder: Path, saved: Path | None) -> b
 
 async def imports(count: int, seed: int, folder: Path, saved: Path | None) -> bool:
     """The same with files for imports."""
-    async with serving(folder) as (client, pid, log):
+    async with serving(folder) as (client, log):
         held: dict[int, float] = {}
         began = time.monotonic()
 
         def passed(number: int) -> None:
             if number in {count // 3, count // 2, count}:
-                held[number] = megabytes(pid)
+                held[number] = client.megabytes
 
         tally = await importing_files.run(client, seed, count, passed, bombs=True)
         seconds = time.monotonic() - began
