@@ -95,13 +95,14 @@ fuzz-schema: $(VENV)/.dev $(VENV)/contract/.ok  ## Send 6 000 requests drawn fro
 clients: $(VENV)/.dev $(VENV)/clients/.ok tests/clients/node/node_modules/.ok  ## Run Apollo Client, urql, Relay and other clients against a server: half a minute
 	$(BIN)/python tests/clients/run.py $(VENV)/clients/bin/python
 
+# With extras: older versions of pip see no pin of a package for what is asked for with one.
 lock:  ## Renew the hash-locked dependencies (needs uv)
 	@for lock in "-dev: --extra embedded --extra build --extra dev" ": --extra embedded --extra build -c requirements-dev.lock" "-image: -c requirements-dev.lock"; do \
-		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 			$${lock#*: } pyproject.toml -o requirements$${lock%%:*}.lock || exit 1; done
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	@uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		tests/contract/requirements.in -o tests/contract/requirements.lock
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	@uv pip compile -q --universal --no-strip-extras --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 		tests/clients/python/requirements.in -o tests/clients/python/requirements.lock
 
 clean:  ## Remove the environment; data in .segmentql stays
