@@ -101,7 +101,7 @@ def test_compose_starts_the_databases_that_are_tested() -> None:
 
 def test_the_image_carries_neither_the_embedded_servers_nor_tools() -> None:
     def names(lock: str) -> set[str]:
-        return set(re.findall(r"^([\w.-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
+        return set(re.findall(r"^([\w.-]+)(?:\[[\w,-]+\])?==", (ROOT / lock).read_text(), re.MULTILINE))
 
     image, run, tests = names("requirements-image.lock"), names("requirements.lock"), names("requirements-dev.lock")
     assert {"strawberry-graphql", "asyncpg", "uvicorn"} < image < run < tests
