@@ -48,3 +48,8 @@ def begin() -> Facts:
     facts = Facts()
     _current.set(facts)
     return facts
+
+
+def resume(facts: Facts) -> None:
+    """Have the running task note what it does for a request there, whoever has started it."""
+    _current.set(facts)

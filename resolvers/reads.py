@@ -15,6 +15,7 @@ from db.packed import Packed
 from resolvers import facts, metrics
 from resolvers.active import active
 from resolvers.catalogue import Catalogue
+from resolvers.facts import Facts
 from resolvers.kept import Keeping
 from resolvers.selecting import BATCH, Selecting
 from resolvers.waiting import Answer, Missed, Waiting, Waits, batches, fail, join, settle, tell
@@ -60,7 +61,7 @@ class Reads:
 
     def together(self, user_ids: Sequence[str], *, latest: bool) -> Answer:
         """The memberships of each of these users, asked for at once; whoever gets them has them `noted`, too."""
-        answer: Answer = asyncio.get_running_loop().create_future()
+        answer = Answer(len(user_ids))
         if latest:
             metrics.bypasses.inc(len(user_ids))
             join(self._waiting_for_latest(), user_ids, answer)
@@ -73,14 +74,8 @@ class Reads:
 
     def noted(self, found: list[Membership]) -> list[Membership]:
         """The same memberships, once the request's facts say whether the cache had them."""
-        self.all_noted([found])
+        note([found], facts.current())
         return found
-
-    def all_noted(self, found: Sequence[list[Membership]]) -> None:
-        """Have the request's facts say of how many users the cache had the memberships."""
-        noted, misses = facts.current(), sum([type(each) is Missed for each in found])
-        noted.cache_misses += misses
-        noted.cache_hits += len(found) - misses
 
     async def finish(self) -> None:
         """Wait for reads that are under way."""
@@ -275,6 +270,13 @@ class Reads:
         task = asyncio.create_task(settle(batch, work), context=asking)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def note(found: Sequence[list[Membership]], noted: Facts) -> None:
+    """Have a request's facts say of how many users the cache had the memberships."""
+    misses = sum([type(each) is Missed for each in found])
+    noted.cache_misses += misses
+    noted.cache_hits += len(found) - misses
 
 
 def _missed(batch: Waiting) -> Waiting:

@@ -1,58 +1,111 @@
 """Who waits for which users' memberships, and how they are told."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from functools import partial
 from itertools import islice
+from typing import Any
 
 from db.memberships import Membership
 from resolvers.selecting import BATCH
-
-# What one caller gets who has asked for many users' memberships: in the order asked.
-Answer = asyncio.Future[Sequence[list[Membership]]]
 
 
 class Missed(list[Membership]):
     """Memberships that the cache had not."""
 
 
-class Together:
-    """Several users' memberships that one caller waits for."""
+class Answer:
+    """What one caller gets who has asked for some users' memberships: in the order asked.
 
-    __slots__ = ("answer", "found", "missing")
+    To await it takes a future and a turn of the event loop; to be told takes neither.
+    """
 
-    def __init__(self, answer: Answer, users: int) -> None:
-        self.answer = answer
-        self.found: list[list[Membership]] = [[]] * users
+    __slots__ = ("_told", "error", "found", "missing")
+
+    def __init__(self, users: int) -> None:
+        self.found: Sequence[list[Membership]] = [[]] * users
         self.missing = users
+        # Then there will be no memberships.
+        self.error: BaseException | None = None
+        self._told: Callable[[], None] | None = None
+
+    def done(self) -> bool:
+        return not self.missing or self.error is not None
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call it when it is done, at once if it is; it must not raise."""
+        if self.done():
+            told()
+        else:
+            self._told = told
+
+    def result(self) -> Sequence[list[Membership]]:
+        if self.error is not None:
+            raise self.error
+        return self.found
+
+    def set_result(self, found: Sequence[list[Membership]]) -> None:
+        self.found, self.missing = found, 0
+        self._tell()
+
+    def set_exception(self, error: BaseException) -> None:
+        self.error = error
+        self._tell()
+
+    def exception(self) -> BaseException | None:
+        return self.error
+
+    def cancel(self) -> None:
+        if not self.done():
+            self.set_exception(asyncio.CancelledError())
+
+    def _tell(self) -> None:
+        # Whoever is told knows us, and each would keep the other.
+        told, self._told = self._told, None
+        if told is not None:
+            told()
+
+    def __await__(self) -> Generator[Any, None, Sequence[list[Membership]]]:
+        if not self.done():
+            there = asyncio.get_running_loop().create_future()
+            self._told = partial(_wake, there)
+            yield from there
+        return self.result()
+
+
+def _wake(there: "asyncio.Future[None]") -> None:
+    if not there.done():  # who waits may have been cancelled
+        there.set_result(None)
 
 
 class Place:
-    """One of them. To whoever finds them it is a future."""
+    """One of the users of an answer. To whoever finds their memberships it is a future."""
 
-    __slots__ = ("position", "together")
+    __slots__ = ("answer", "position")
 
-    def __init__(self, together: Together, position: int) -> None:
-        self.together = together
+    def __init__(self, answer: Answer, position: int) -> None:
+        self.answer = answer
         self.position = position
 
     def done(self) -> bool:
-        return self.together.answer.done()
+        return self.answer.done()
 
     def set_result(self, found: list[Membership]) -> None:
-        together = self.together
-        together.found[self.position] = found
-        together.missing -= 1
-        if not together.missing:
-            together.answer.set_result(together.found)
+        answer = self.answer
+        answer.found[self.position] = found  # type: ignore[index]  # its own until it is done
+        if answer.missing == 1:
+            answer.set_result(answer.found)
+        else:
+            answer.missing -= 1
 
     def set_exception(self, error: Exception) -> None:
-        self.together.answer.set_exception(error)
+        self.answer.set_exception(error)
 
     def exception(self) -> BaseException | None:
-        return self.together.answer.exception()
+        return self.answer.error
 
     def cancel(self) -> None:
-        self.together.answer.cancel()
+        self.answer.cancel()
 
 
 # Of one batch: who waits for each user's memberships. Each has a future of its own, for each may leave alone.
@@ -62,9 +115,8 @@ Waiting = dict[str, list[Waits]]
 
 def join(waiting: Waiting, user_ids: Sequence[str], answer: Answer) -> None:
     """Have them wait, each for its own, until all are there."""
-    together = Together(answer, len(user_ids))
     for position, user_id in enumerate(user_ids):
-        waiting.setdefault(user_id, []).append(Place(together, position))
+        waiting.setdefault(user_id, []).append(Place(answer, position))
 
 
 def batches(asked: Waiting) -> Iterator[Waiting]:

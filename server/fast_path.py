@@ -78,6 +78,10 @@ class Asked(NamedTuple):
     bucket: str
 
 
+# The rest of an answer's headers, and its body.
+Written = tuple[bytes, bytes]
+
+
 @dataclass(slots=True)
 class Begun:
     """An answer that is under way."""
@@ -89,11 +93,16 @@ class Begun:
     coerced: Mapping[str, Any]
     points: int
     run: Run
-    # None: it has not begun, and is paid for first.
+    # None: it has not begun, and is paid for first. Complete when the run has finished.
     data: dict[str, Any] | None
     noted: Facts
     # By perf_counter.
     began: float
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether nothing has to be paid before it is answered, so that its data have begun."""
+        return self.bill.points is not None and self.data is not None
 
 
 class FastPath:
@@ -204,11 +213,12 @@ class FastPath:
             answer, only_memberships = plan.answer(coerced)
             points = plan.price.points(variables)
             # Who cannot pay for much has it neither begun nor thrown away.
-            early = only_memberships and (self._gate.policy is None or points <= EARLY_POINTS)
+            policy = self._gate.policy
+            early = only_memberships and (policy is None or points <= EARLY_POINTS)
             origin = partial(self._origin, scheme, asked.host)
-            run = Run(self._shared.of(asked.caller, asked.bucket, origin), plan.field_name)
             # Whoever reads for it from now on notes it here.
             noted = facts.begin()
+            run = Run(self._shared.of(asked.caller, asked.bucket, origin), plan.field_name, noted)
             data = answer(ROOT, run, coerced) if early else None
             run.ask()
         except Exception:  # noqa: BLE001  # whatever it was: graphql-core says it
@@ -216,35 +226,47 @@ class FastPath:
         self._traffic.note()
         self._gate.enter(asked.bucket)
         metrics.open_requests.value += 1
-        bill = Bill(asked.bucket, self._limiter, self._gate.policy, self._gate.empty)
+        bill = Bill(asked.bucket, self._limiter, policy, self._gate.empty)
+        if policy is None:
+            bill.points = noted.cost = points
         return Begun(asked, bill, plan, answer, coerced, points, run, data, noted, began)
 
-    async def finish(self, begun: Begun) -> tuple[bytes, bytes] | None:
-        """The rest of the headers, and the body; None: it goes the long way."""
-        noted = begun.noted
+    async def finish(self, begun: Begun) -> Written | None:
+        """What answers it; None: it goes the long way."""
+        facts.resume(begun.noted)
+        failure: Exception | None = None
         try:
             await begun.bill.pay(begun.points)
-            data = begun.data
-            if data is None:
+            if begun.data is None:
                 async with asyncio.timeout(self._execution_timeout):
-                    data = begun.answer(ROOT, begun.run, begun.coerced)
+                    begun.data = begun.answer(ROOT, begun.run, begun.coerced)
                     await begun.run.finish()
             else:
                 # What Redis and PostgreSQL may take has bounds of its own, which are shorter.
                 await begun.run.finish()
-            body = orjson.dumps({"data": data})
         except Exception as error:  # noqa: BLE001  # as above
             await begun.run.abandon()
-            if not isinstance(error, SurpriseError | ApiError):
-                log.info("an answer is begun anew: %s", type(error).__name__)
-            return None
+            failure = error
         except asyncio.CancelledError:
             await begun.run.abandon()
+            self._leave(begun)
             raise
-        finally:
-            self._gate.leave(begun.asked.bucket)
-            metrics.open_requests.value -= 1
-        asked, plan = begun.asked, begun.plan
+        return self.written(begun, failure)
+
+    def written(self, begun: Begun, failure: BaseException | None) -> Written | None:
+        """The same of one whose data are complete, unless that has failed."""
+        self._leave(begun)
+        body = b""
+        if failure is None:
+            try:
+                body = orjson.dumps({"data": begun.data})
+            except Exception as error:  # noqa: BLE001  # as above
+                failure = error
+        if failure is not None:
+            if not isinstance(failure, SurpriseError | ApiError):
+                log.info("an answer is begun anew: %s", type(failure).__name__)
+            return None
+        asked, plan, noted = begun.asked, begun.plan, begun.noted
         request_id = noted.request_id = asked.request_id or new_id()
         noted.client, noted.document, noted.operation, noted.kind = asked.caller.client, plan.hash, plan.name, plan.kind
         conclude(noted, "POST", PATH, 200, perf_counter() - begun.began, len(body), self._slow_ms)
@@ -253,6 +275,10 @@ class FastPath:
             f"{self._standing(begun.bill)}x-request-id: {request_id}\r\n\r\n"
         )
         return head.encode(), body
+
+    def _leave(self, begun: Begun) -> None:
+        self._gate.leave(begun.asked.bucket)
+        metrics.open_requests.value -= 1
 
     def _origin(self, scheme: str, host: bytes) -> str:
         return self._public_url or f"{scheme}://{host.decode('latin-1')}"

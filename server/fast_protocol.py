@@ -1,12 +1,13 @@
 """Where requests that can go the short way leave uvicorn's: without ASGI's messages, and written at once."""
 
 import asyncio
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from server.fast_path import Asked, Begun, FastPath
+from server.fast_path import Asked, Begun, FastPath, Written
 from server.graphql import PATH
 from server.protocol import Bounds, Protocol, most_connections
 
@@ -84,6 +85,8 @@ class FastProtocol(Protocol):
         self._fast: FastPath | None = self.app_state.get("fast_path")
         # What the last request's headers meant: nearly always the next one's are the same.
         self._last: tuple[Headers, int, Asked] | None = None
+        # Whoever tells that an answer is complete does it in a context of its own, which is not the request's.
+        self._context = copy_context()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -143,17 +146,33 @@ class FastProtocol(Protocol):
         begun = self._fast.begin(cycle.asked, cycle.body, self.scheme or "http")
         if begun is None:
             self.hand_over(cycle)
-            return
-        cycle.task = self.loop.create_task(self._answer(self._fast, cycle, begun))
+        # Who has nothing to wait for but memberships is told of them, which takes no task.
+        elif not begun.is_paid or not begun.run.tell(partial(self._told, self._fast, cycle, begun)):
+            self._wait(self._fast, cycle, begun)
+
+    def _told(self, path: FastPath, cycle: FastCycle, begun: Begun, failure: BaseException | None) -> None:
+        self._context.run(self._complete, path, cycle, begun, failure)
+
+    def _complete(self, path: FastPath, cycle: FastCycle, begun: Begun, failure: BaseException | None) -> None:
+        if failure is None and not begun.run.is_finished:
+            self._wait(path, cycle, begun)
+        else:
+            self._answer(cycle, begun, path.written(begun, failure))
+
+    def _wait(self, path: FastPath, cycle: FastCycle, begun: Begun) -> None:
+        cycle.task = self.loop.create_task(self._finish(path, cycle, begun))
         # The server waits for these when it ends.
         self.tasks.add(cycle.task)
 
-    async def _answer(self, path: FastPath, cycle: FastCycle, begun: Begun) -> None:
+    async def _finish(self, path: FastPath, cycle: FastCycle, begun: Begun) -> None:
         try:
-            answer = await path.finish(begun)
+            written = await path.finish(begun)
         finally:
             self.tasks.discard(cycle.task)
-        if answer is None:
+        self._answer(cycle, begun, written)
+
+    def _answer(self, cycle: FastCycle, begun: Begun, written: Written | None) -> None:
+        if written is None:
             self.hand_over(cycle, begun)
             return
         if cycle.disconnected:
@@ -163,7 +182,7 @@ class FastProtocol(Protocol):
             lines += (name, b": ", value, b"\r\n")
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        lines += answer
+        lines += written
         self.transport.write(b"".join(lines))
         cycle.response_complete = True
         if not cycle.keep_alive:

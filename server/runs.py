@@ -6,8 +6,11 @@ from itertools import islice
 from types import CoroutineType
 from typing import Any
 
+from db.memberships import Membership
 from resolvers.context import Context
+from resolvers.facts import Facts
 from resolvers.later import Later
+from resolvers.reads import note
 from resolvers.users import User
 from resolvers.waiting import Answer
 from server.compiled_values import Objects, Rendering
@@ -24,10 +27,12 @@ Memberships = tuple[Later, list[str], list[Any], str, Complete | Objects, Variab
 class Run:
     """To resolvers it is the `info` that they get their context from."""
 
-    __slots__ = ("_asked", "_begun", "_later", "_tasks", "_waiting", "context", "field_name")
+    __slots__ = ("_asked", "_begun", "_later", "_noted", "_tasks", "_waiting", "context", "field_name")
 
-    def __init__(self, context: Context, field_name: str) -> None:
+    def __init__(self, context: Context, field_name: str, noted: Facts) -> None:
         self.context = context
+        # Those of the request.
+        self._noted = noted
         # Of the first level: a mutation has one.
         self.field_name = field_name
         # Memberships that are to be asked for, and those that were, with who tells them all.
@@ -110,6 +115,33 @@ class Run:
                 users = [user_id for _, users, *_ in some for user_id in users]
                 self._asked.append((some, self.context.reads.together(users, latest=latest)))
 
+    def tell(self, told: Callable[[BaseException | None], None]) -> bool:
+        """Call it as soon as everything is there, with None, or with why something is not: at once if need be.
+
+        False: there is more to wait for than one answer about users' memberships, and nobody will be called.
+        """
+        if self._waiting or len(self._asked) != 1:
+            return False
+        asked, answer = self._asked[0]
+
+        def complete() -> None:
+            try:
+                self._asked.clear()
+                self._complete(asked, answer.result())
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # not handled here: whoever is told gets it
+                self._close()
+                told(error)
+            else:
+                told(None)
+
+        answer.tell(complete)
+        return True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing came of what was there that has to be waited for in its turn."""
+        return not (self._later or self._asked or self._waiting)
+
     async def finish(self) -> None:
         """Wait for everything, and for what comes of it."""
         waiting, done = self._waiting, 0
@@ -117,7 +149,8 @@ class Run:
             self.ask()
             if self._asked:
                 self._begin(done)
-                await self._complete(*self._asked.pop())
+                asked, answer = self._asked.pop()
+                self._complete(asked, await answer)
             elif done < len(waiting):
                 value, made, key, complete, v = waiting[done]
                 done += 1
@@ -126,10 +159,9 @@ class Run:
             else:
                 return
 
-    async def _complete(self, asked: list[Memberships], answer: Answer) -> None:
-        found = await answer
+    def _complete(self, asked: list[Memberships], found: Sequence[list[Membership]]) -> None:
         if not asked[0][0].latest:
-            self.context.reads.all_noted(found)
+            note(found, self._noted)
         start = 0
         for later, users, objects, key, complete, v in asked:
             made_of = later.made_of(found if len(users) == len(found) else found[start : start + len(users)])
@@ -151,12 +183,16 @@ class Run:
 
     async def abandon(self) -> None:
         """Leave nothing at work, and no failure that nobody has looked at: what was begun is not wanted any more."""
-        for value, *_ in self._waiting:
-            if type(value) is CoroutineType:
-                value.close()
+        self._close()
         for _, answer in self._asked:
             answer.cancel()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _close(self) -> None:
+        """Begin nothing any more."""
+        for value, *_ in self._waiting:
+            if type(value) is CoroutineType:
+                value.close()

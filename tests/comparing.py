@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 from conftest import Client
 
-from server.fast_path import Begun, FastPath
+from server.fast_path import Begun, FastPath, Written
 
 # What is made anew for every answer: ids of errors, and links with when they end.
 OWN = (
@@ -93,12 +93,12 @@ async def both(short: Client, long: Client) -> AsyncIterator[tuple[Connection, C
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts, from now on, the answers by a plan, and those that were begun by one and left to graphql-core."""
     found: Counter[str] = Counter()
-    finish = FastPath.finish
+    written = FastPath.written
 
-    async def counting(self: FastPath, begun: Begun) -> tuple[bytes, bytes] | None:
-        answer = await finish(self, begun)
+    def counting(self: FastPath, begun: Begun, failure: BaseException | None) -> Written | None:
+        answer = written(self, begun, failure)
         found["left" if answer is None else "plan"] += 1
         return answer
 
-    monkeypatch.setattr(FastPath, "finish", counting)
+    monkeypatch.setattr(FastPath, "written", counting)
     return found

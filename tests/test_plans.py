@@ -18,6 +18,7 @@ from operations import change
 from populating import USERS, populate
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from resolvers.facts import Facts
 from schema import api
 from server.runs import Run
 
@@ -161,7 +162,7 @@ def _outcome(answer: Answer) -> str:
 
 
 async def test_a_run_that_is_abandoned_leaves_nothing_at_work(caplog: pytest.LogCaptureFixture) -> None:
-    run, made, ended = Run(None, ""), {}, []  # type: ignore[arg-type, var-annotated]  # nobody looks at its context
+    run, made, ended = Run(None, "", Facts()), {}, []  # type: ignore[arg-type, var-annotated]  # nobody looks at its context
 
     async def waits() -> None:
         try:
