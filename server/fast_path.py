@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from db.limiter import Limiter
 from resolvers import facts
-from resolvers.callers import ANONYMOUS, Caller
+from resolvers.callers import ANONYMOUS
 from resolvers.context import Context
 from resolvers.errors import ApiError
 from resolvers.facts import Facts
@@ -29,6 +29,7 @@ from server.authentication import bearer, remembered
 from server.compiled_values import SurpriseError
 from server.compiling import Answer
 from server.graphql import HEADER_CHARACTERS, PATH, has_long_numbers, is_json
+from server.heads import Asked, Heads
 from server.hosts import PASSED_ON, Names
 from server.jwt import Jwts
 from server.known_tokens import KnownTokens
@@ -61,21 +62,6 @@ NEEDED = CONTENT_TYPE | LENGTH | HOST
 # Who sends these wants more than an answer, or comes from further away.
 UNUSUAL = frozenset({b"origin", b"expect", b"transfer-encoding", b"upgrade"})
 KEPT = frozenset({b"keep-alive", b"Keep-Alive"})
-
-
-class Asked(NamedTuple):
-    """What the headers of a request say, if they are as they should be; the next one's say the same."""
-
-    caller: Caller
-    # That of the caller's scope.
-    rank: int
-    # What the caller has shown, to be looked at each time.
-    shown: str | None
-    media: str
-    # As the caller chose it.
-    request_id: str | None
-    host: bytes
-    bucket: str
 
 
 # The rest of an answer's headers, and its body.
@@ -135,10 +121,11 @@ class FastPath:
         self._jwts: Jwts | None = state["jwts"]
         self._limiter: Limiter = state["limiter"]
         self._traffic: Traffic = state["traffic"]
-        self._authenticated = settings.authentication == "required"
+        self.heads = Heads()
+        self.authenticated = settings.authentication == "required"
         # What a proxy says of its callers' addresses matters where nobody says who they are.
         looking = exposure.takes_direct_requests_alone(settings) or settings.trusted_proxies
-        self._unusual = UNUSUAL | PASSED_ON if looking and not self._authenticated else UNUSUAL
+        self._unusual = UNUSUAL | PASSED_ON if looking and not self.authenticated else UNUSUAL
         names = Names(exposure.allowed_hosts(settings))
         self._is_json = lru_cache(VALUES)(lambda value: is_json(value.decode("latin-1")))
         self._is_ours = lru_cache(VALUES)(lambda value: names.named(value.decode("latin-1")) is not None)
@@ -163,21 +150,21 @@ class FastPath:
         if media is None or not self._is_json(found[CONTENT_TYPE]) or not self._is_ours(found[HOST]):
             return None
         caller, shown, bucket = ANONYMOUS, None, ""
-        if self._authenticated:
+        if self.authenticated:
             shown = bearer(found.get(AUTHORIZATION, b"").decode("latin-1"))
         else:
             bucket = self._bucket(NOWHERE if client is None else client[0])
         given = found.get(ID)
         request_id = given.decode() if given is not None and REQUEST_ID.fullmatch(given) else None
         return self.asked_again(
-            Asked(caller, caller.rank, shown, media, request_id, found[HOST], bucket), found[LENGTH]
+            Asked(caller, caller.rank, shown, media, request_id, found[HOST], bucket), int(found[LENGTH])
         )
 
-    def asked_again(self, asked: Asked, length: bytes) -> Asked | None:
+    def asked_again(self, asked: Asked, length: int) -> Asked | None:
         """The same for a request with the same headers but for its length: what may have changed since is looked at."""
-        if int(length) > self._most_bytes or self._leaving.begun:
+        if length > self._most_bytes or self._leaving.begun:
             return None
-        if self._authenticated:
+        if self.authenticated:
             caller = None if asked.shown is None else remembered(asked.shown, self._tokens, self._jwts)
             if caller is None:
                 return None

@@ -7,16 +7,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from server.fast_path import Asked, Begun, FastPath, Written
+from server.fast_path import Begun, FastPath, Written
 from server.graphql import PATH
+from server.heads import END, Asked, Head, Headers
 from server.protocol import Bounds, Protocol, most_connections
 
 RAW_PATH = PATH.encode()
 # How long a body has to arrive before it is left to those who wait for slow ones.
 BODY_SECONDS = 1
-LENGTH = b"content-length"
-
-Headers = list[tuple[bytes, bytes]]
 
 
 def bounded(max_header_bytes: int) -> Any:
@@ -83,15 +81,64 @@ class FastProtocol(Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._fast: FastPath | None = self.app_state.get("fast_path")
-        # What the last request's headers meant: nearly always the next one's are the same.
-        self._last: tuple[Headers, int, Asked] | None = None
+        # Whose address it is that counts; None where it does not.
+        self._place: str | None = None
+        # A request whose head is known reaches neither the parser nor what that sets.
+        self.url, self.headers = b"", []
         # Whoever tells that an answer is complete does it in a context of its own, which is not the request's.
         self._context = copy_context()
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        if self._fast is not None and not self._fast.authenticated and self.client is not None:
+            self._place = self.client[0]
+
     def data_received(self, data: bytes) -> None:
+        waits = self._waits_for_request()
+        if waits and self._begin_known(data):
+            return
         super().data_received(data)
-        if self._in_body and type(self.cycle) is FastCycle:
-            self.cycle.wait()
+        if type(self.cycle) is FastCycle:
+            if self._in_body:
+                self.cycle.wait()
+            elif waits and self._ended and not self._in_headers:
+                self._remember(data, self.cycle)
+
+    def _waits_for_request(self) -> bool:
+        """Whether the next byte is the first one of a request, which may go the short way."""
+        return (
+            self._fast is not None
+            and self in self._bounds.idle
+            and not self._in_headers
+            and self._timer is None
+            and not self._refused
+            and not self.flow.write_paused
+        )
+
+    def _begin_known(self, data: bytes) -> bool:
+        """Begin to answer a request whose head was read before, if it is that and its body and no more."""
+        path = self._fast
+        assert path is not None
+        start = data.find(END) + len(END)
+        head = path.heads.find(data[:start], self._place)
+        if head is None or len(data) - start != head.length:
+            return False
+        asked = path.asked_again(head.asked, head.length)
+        if asked is None:
+            return False
+        del self._bounds.idle[self]
+        cycle = self.cycle = self._answering = FastCycle(self, asked, head.headers)
+        cycle.body = data[start:]
+        cycle.more_body, cycle.response_started = False, True
+        self.begin(cycle)
+        return True
+
+    def _remember(self, data: bytes, cycle: FastCycle) -> None:
+        start = data.find(END) + len(END)
+        # Blank lines may have gone before it; and who names each request sends no head twice.
+        if self._fast is not None and data[start:] == cycle.body and cycle.asked.request_id is None:
+            head = Head(cycle.headers, len(cycle.body), cycle.asked)
+            self._fast.heads.keep(data[:start], self._place, head)
 
     def begin_message(self) -> None:
         """Nothing of what uvicorn prepares is needed yet."""
@@ -108,7 +155,7 @@ class FastProtocol(Protocol):
             and self.parser.get_http_version() == "1.1"
             and (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
-            and (asked := self._asked(self._fast)) is not None
+            and (asked := self._fast.asked(self.headers, self.client)) is not None
         ):
             self.cycle = self._answering = FastCycle(self, asked, self.headers)
         else:
@@ -123,23 +170,6 @@ class FastProtocol(Protocol):
         self.scope["state"]["transport"] = self.transport
         self.url, self.expect_100_continue = url, expect
         self.headers += headers
-
-    def _asked(self, path: FastPath) -> Asked | None:
-        headers = self.headers
-        if self._last is not None:
-            known, length, asked = self._last
-            if (
-                len(headers) == len(known)
-                and headers[length][0] == LENGTH
-                and headers[:length] == known[:length]
-                and headers[length + 1 :] == known[length + 1 :]
-            ):
-                return path.asked_again(asked, headers[length][1])
-        found = path.asked(headers, self.client)
-        if found is not None:
-            length = next(place for place, (name, _) in enumerate(headers) if name == LENGTH)
-            self._last = headers, length, found
-        return found
 
     def begin(self, cycle: FastCycle) -> None:
         assert self._fast is not None
