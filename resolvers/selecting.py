@@ -21,14 +21,24 @@ class Selecting:
 
     async def of_users(self, user_ids: Sequence[str]) -> Packed:
         """The memberships of these users, and perhaps of others, as of a moment after the call."""
-        answer: asyncio.Future[Packed] = asyncio.get_running_loop().create_future()
-        self._waiting.append((user_ids, answer))
         if self._free:
             self._free -= 1
-            task = asyncio.create_task(self._run())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            try:
+                return await self._select(user_ids)
+            finally:
+                self._give()
+        answer: asyncio.Future[Packed] = asyncio.get_running_loop().create_future()
+        self._waiting.append((user_ids, answer))
         return await answer
+
+    def _give(self) -> None:
+        """Let those who wait meanwhile have the next statement."""
+        if not self._waiting:
+            self._free += 1
+            return
+        task = asyncio.create_task(self._run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
         try:
