@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from db.deadlines import Deadlines
 from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, has_left, keep_alive
 from db.primary import Primary
 
@@ -37,14 +38,15 @@ class _Session:
 class Pool:
     """Up to `size` connections, made when they are needed; the one that was used last is used next."""
 
-    def __init__(self, primary: Primary, size: int, session: Mapping[str, str], command_timeout: float) -> None:
+    def __init__(self, primary: Primary, size: int, session: Mapping[str, str], statement_seconds: float) -> None:
         self._primary = primary
         self._options: dict[str, Any] = primary.options | {
             "timeout": CONNECT_SECONDS,
-            "command_timeout": command_timeout,
             "server_settings": dict(session),
         }
         self.size = size
+        # Ends the wait for a server that is frozen, which no timeout of its own can; and the wait for a connection.
+        self._statements, self._turns = Deadlines(statement_seconds), Deadlines(WAIT_SECONDS)
         # Connections that are at work, or being made.
         self.in_use = 0
         self._idle: list[_Session] = []
@@ -102,7 +104,8 @@ class Pool:
     async def _send_over(self, session: _Session, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
         connection, useful = session.connection, False
         try:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *args)
+            with self._statements.one():
+                rows: list[asyncpg.Record] = await connection.fetch(statement, *args)
             useful = True
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             if isinstance(error, TimeoutError):
@@ -152,7 +155,7 @@ class Pool:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(WAIT_SECONDS):
+            with self._turns.one():
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # it had come just before

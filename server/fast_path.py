@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from db.deadlines import Deadlines
 from db.limiter import Limiter
 from resolvers import facts
 from resolvers.callers import ANONYMOUS
@@ -113,7 +114,7 @@ class FastPath:
         # What finds room always: see server/middleware.py.
         self._most_bytes = min(SHARE_BYTES, settings.max_body_bytes)
         self._slow_ms = settings.slow_ms
-        self._execution_timeout = settings.execution_timeout
+        self._deadlines = Deadlines(settings.execution_timeout)
         self._public_url = settings.public_url
         self._standard = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
         self._shared: Context = state["context"]
@@ -225,7 +226,7 @@ class FastPath:
         try:
             await begun.bill.pay(begun.points)
             if begun.data is None:
-                async with asyncio.timeout(self._execution_timeout):
+                with self._deadlines.one():
                     begun.data = begun.answer(ROOT, begun.run, begun.coerced)
                     await begun.run.finish()
             else:

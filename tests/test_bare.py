@@ -38,9 +38,10 @@ async def test_a_connection_is_used_again_and_has_the_settings_of_its_kind(pool:
 
 
 async def test_no_more_connections_are_made_than_may_be_and_whoever_gets_none_in_a_second_is_told_so(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bare, "WAIT_SECONDS", 0.1)
+    pool = connections.bare_writer(servers.database_url, 2)
     asked = [asyncio.create_task(pool.fetch("SELECT pg_sleep(0.5), pg_backend_pid()")) for _ in range(2)]
     await asyncio.sleep(0)
     assert pool.in_use == 2
@@ -49,6 +50,7 @@ async def test_no_more_connections_are_made_than_may_be_and_whoever_gets_none_in
     assert pool.waiting == 0
     assert {rows[0][1] for rows in await asyncio.gather(*asked)} >= {await backend(pool)}
     assert pool.in_use == 0
+    await pool.close()
 
 
 async def test_who_waits_for_a_connection_and_leaves_takes_none(pool: Pool) -> None:
