@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import hashlib
-import secrets
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ class Operations:
     ) -> Done:
         """The same for what one statement does, its key included."""
         # Each process its own, forked ones too.
-        attempt = secrets.randbits(63)
+        attempt = random.getrandbits(63)  # it tells attempts apart, and opens nothing
         return await self._once(request, partial(statement, request, self._changes, attempt), committed, turn, caller)
 
     async def _once(self, request: Request, commit: Commit, committed: Committed, turn: Turn, caller: str) -> Done:
