@@ -50,7 +50,11 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+        if message["type"] == "websocket.accept":
+            # The scope has the handshake's: these stay as long as the connection, and are a tenth of what it takes.
+            self.request.headers.clear()
+            self.response.headers.clear()
+        elif message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             # It was refused with an answer. uvicorn would take it for one that nobody has answered.
             self.handshake_complete = True
 
