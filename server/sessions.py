@@ -3,8 +3,8 @@
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -75,10 +75,9 @@ class Sessions:
         self._messages += 1
         metrics.subscription_messages.inc()
 
-    @contextmanager
-    def opened(self, session: Session) -> Iterator[None]:
-        """Have it ended when it has to be. Raises LimitExceeded when its client has too many of them, and Overloaded
-        when all were ended.
+    def open(self, session: Session) -> None:
+        """Have it ended when it has to be, until it is closed. Raises LimitExceeded when its client has too many of
+        them, and Overloaded when all were ended.
         """
         # Who asks again over a connection that is still there would hold up the process.
         if self._leaving:
@@ -87,13 +86,13 @@ class Sessions:
         if len(of_client) >= self._most_of_one:
             raise LimitExceeded(f"You have {self._most_of_one} connections for subscriptions, and may not have more.")
         of_client.add(session)
-        try:
-            yield
-        finally:
-            self._ended += 1
-            of_client.discard(session)
-            if not of_client:
-                self._open.pop(session.bucket, None)
+
+    def close(self, session: Session) -> None:
+        self._ended += 1
+        of_client = self._open[session.bucket]
+        of_client.discard(session)
+        if not of_client:
+            del self._open[session.bucket]
 
     def end_all(self) -> None:
         """And let nobody begin another."""

@@ -73,8 +73,11 @@ class Stream:
         method = self._request.method
         answers = self._operating.answers(given, self._context, Way(ALLOWED[method], method, _status))
         try:
-            with self._sessions.opened(self._session):
+            self._sessions.open(self._session)
+            try:
                 await self._go_on(answers, receive, send)
+            finally:
+                self._sessions.close(self._session)
         except LimitExceeded as error:
             await self._refuse(429, str(error), error.extensions, send)
         except Overloaded as error:  # we leave, and whoever asks again comes to another process

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -62,7 +62,6 @@ class Opened:
         # Strawberry puts there what the client says at the beginning.
         self.connection_params: dict[str, object] = {}
         self.session: Session | None = None
-        self.lasting = ExitStack()
 
     async def let_in(self) -> bool:
         """Find out who it is, and whether they may come in. Whoever may later is told so."""
@@ -77,7 +76,7 @@ class Opened:
             caller = found
         session = Session(caller, shown, bucket_of_caller(caller, self.websocket.state.address), self._end)
         try:
-            self.lasting.enter_context(self.shared.sessions.opened(session))
+            self.shared.sessions.open(session)
         except LimitExceeded as error:
             self._turn_away(str(error))
         except Overloaded:
@@ -85,6 +84,12 @@ class Opened:
             raise WebSocketDisconnected from None
         self.session = session
         return True
+
+    def leave(self) -> None:
+        if self.session is not None:
+            self.shared.sessions.close(self.session)
+        # It refers to what it is kept by.
+        self.session = None
 
     def _turn_away(self, why: str) -> NoReturn:
         self.websocket.state.end(TRY_AGAIN, _short(why))
@@ -129,10 +134,10 @@ class Adapter(ASGIWebSocketAdapter):
 
 class Handler(BaseGraphQLTransportWSHandler[Opened, None]):
     async def handle(self) -> None:
-        with self.context.lasting:
+        try:
             await super().handle()
-        # It refers to what it is kept by.
-        self.context.session = None
+        finally:
+            self.context.leave()
 
     async def handle_message(self, message: Any) -> None:
         if isinstance(message, dict) and isinstance(message.get("id", ""), str):
