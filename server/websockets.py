@@ -149,6 +149,9 @@ class Handler(BaseGraphQLTransportWSHandler[Opened, None]):
         if message.get("payload") is None:
             message = {"type": "connection_init", "payload": {}}
         await super().handle_connection_init(message)
+        if self.connection_init_received:
+            # It was cancelled, and would be kept for as long as the connection, with the traceback of that.
+            self.connection_init_timeout_task = None
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
         if not self.connection_acknowledged:
