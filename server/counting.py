@@ -23,6 +23,10 @@ class Counts(Collector):
         self._counts: dict[Labels, int] = {}
         REGISTRY.register(self)
 
+    def begin(self, labels: Labels) -> None:
+        """Have it shown before there is anything to count."""
+        self._counts.setdefault(labels, 0)
+
     def count(self, labels: Labels) -> None:
         self._counts[labels] = self._counts.get(labels, 0) + 1
 

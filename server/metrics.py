@@ -163,6 +163,7 @@ async def watching(**pools: AsyncEngine | Pool) -> AsyncIterator[None]:
 
 def _count_statements(pool: AsyncEngine | Pool, name: str) -> None:
     labels = (name,)
+    statements.begin(labels)
 
     def sent(*_: object) -> None:
         statements.count(labels)
