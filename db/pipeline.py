@@ -162,12 +162,14 @@ class Pipeline:
             await wire.closed.wait()
 
     def _flush(self) -> None:
-        # Also what joins may still say so: it is part of this write.
-        while self._joining:
-            joining, self._joining = self._joining, []
-            for join in joining:
-                join()
-        self._scheduled = False
+        try:
+            # Also what joins may still say so: it is part of this write.
+            while self._joining:
+                joining, self._joining = self._joining, []
+                for join in joining:
+                    join()
+        finally:
+            self._scheduled = False
         if not self._unsent:
             return
         if self._wire is not None:

@@ -41,7 +41,8 @@ class Answer:
 
     def result(self) -> Sequence[list[Membership]]:
         if self.error is not None:
-            raise self.error
+            # It is raised for each who waits, and is not to remember all of them.
+            raise self.error.with_traceback(None)
         return self.found
 
     def set_result(self, found: Sequence[list[Membership]]) -> None:

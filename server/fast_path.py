@@ -233,17 +233,22 @@ class FastPath:
                 # What Redis and PostgreSQL may take has bounds of its own, which are shorter.
                 await begun.run.finish()
         except Exception as error:  # noqa: BLE001  # as above
-            await begun.run.abandon()
             failure = error
         except asyncio.CancelledError:
+            self.leave(begun)
             await begun.run.abandon()
-            self._leave(begun)
             raise
+        if failure is not None:
+            try:
+                await begun.run.abandon()
+            except asyncio.CancelledError:
+                self.leave(begun)
+                raise
         return self.written(begun, failure)
 
     def written(self, begun: Begun, failure: BaseException | None) -> Written | None:
         """The same of one whose data are complete, unless that has failed."""
-        self._leave(begun)
+        self.leave(begun)
         body = b""
         if failure is None:
             try:
@@ -264,7 +269,8 @@ class FastPath:
         )
         return head.encode(), body
 
-    def _leave(self, begun: Begun) -> None:
+    def leave(self, begun: Begun) -> None:
+        """Give its place to others."""
         self._gate.leave(begun.asked.bucket)
         metrics.open_requests.value -= 1
 

@@ -1,17 +1,20 @@
 """Where requests that can go the short way leave uvicorn's: without ASGI's messages, and written at once."""
 
 import asyncio
+import logging
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from resolvers import facts
 from server.fast_path import Begun, FastPath, Written
 from server.graphql import PATH
 from server.heads import END, Asked, Head, Headers
 from server.protocol import Bounds, Protocol, most_connections
 
+log = logging.getLogger(__name__)
 RAW_PATH = PATH.encode()
 # How long a body has to arrive before it is left to those who wait for slow ones.
 BODY_SECONDS = 1
@@ -94,14 +97,15 @@ class FastProtocol(Protocol):
             self._place = self.client[0]
 
     def data_received(self, data: bytes) -> None:
-        waits = self._waits_for_request()
+        waits, before = self._waits_for_request(), self.cycle
         if waits and self._begin_known(data):
             return
         super().data_received(data)
         if type(self.cycle) is FastCycle:
             if self._in_body:
                 self.cycle.wait()
-            elif waits and self._ended and not self._in_headers:
+            # What asks for a WebSocket ends, too, and has no cycle of its own.
+            elif waits and self.cycle is not before and self._ended and not self._in_headers:
                 self._remember(data, self.cycle)
 
     def _waits_for_request(self) -> bool:
@@ -181,10 +185,20 @@ class FastProtocol(Protocol):
             self._wait(self._fast, cycle, begun)
 
     def _told(self, path: FastPath, cycle: FastCycle, begun: Begun, failure: BaseException | None) -> None:
-        self._context.run(self._complete, path, cycle, begun, failure)
+        try:
+            self._context.run(self._complete, path, cycle, begun, failure)
+        except Exception:
+            # Whoever tells us has others to tell.
+            log.exception("a request could not be answered")
+            self.transport.abort()
 
     def _complete(self, path: FastPath, cycle: FastCycle, begun: Begun, failure: BaseException | None) -> None:
-        if failure is None and not begun.run.is_finished:
+        facts.resume(begun.noted)
+        if isinstance(failure, asyncio.CancelledError):
+            # The process ends.
+            path.leave(begun)
+            self.transport.abort()
+        elif failure is None and not begun.run.is_finished:
             self._wait(path, cycle, begun)
         else:
             self._answer(cycle, begun, path.written(begun, failure))

@@ -102,6 +102,20 @@ async def test_a_head_that_differs_in_a_byte_is_another(client: Client, known: C
         assert known[True] == 1
 
 
+async def test_what_asks_for_a_websocket_is_none_of_them(client: Client, known: Counter[bool]) -> None:
+    sent = body(id="7")
+    upgrade = b"POST /graphql HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + sent
+    async with Connection(client) as connection:
+        await learned(connection, *[sent] * 3)
+        connection.writer.write(upgrade)
+        await connection.reader.read()  # whatever it is told, this connection is left
+    known.clear()
+    async with Connection(client) as connection:
+        connection.writer.write(upgrade)
+        assert b" 200 " not in (await connection.reader.read())[:20]
+    assert known[True] == 0
+
+
 async def test_a_request_id_is_each_requests_own(client: Client, known: Counter[bool]) -> None:
     async with Connection(client) as connection:
         answers = await learned(connection, *[body(id="7")] * 5)

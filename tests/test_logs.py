@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 import secrets_in_logs
+from comparing import Connection
 from conftest import Serve
 from operations import CHANGE, SEGMENTS, create, new_key
 from sqlalchemy import text
@@ -53,6 +54,21 @@ def log() -> Iterator[Captured]:
     yield captured
     logging.root.setLevel(level)
     logging.root.removeHandler(captured)
+
+
+@pytest.mark.parametrize("rate_limit", [0, 1_000])
+async def test_each_line_has_the_id_of_its_own_request_whichever_connection_it_came_over(
+    serve: Serve, log: Captured, rate_limit: int
+) -> None:
+    async with serve(rate_limit=rate_limit, rate_burst=1_000) as client:
+        ids = []
+        for _ in range(3):
+            async with Connection(client) as one, Connection(client) as other:
+                for connection in (one, other, one):
+                    answer = await connection.post(json.dumps({"query": NAMED, "variables": {"id": "7"}}).encode())
+                    ids.append(answer.header("x-request-id"))
+    assert len(set(ids)) == 9
+    assert [line["request_id"] for line in log.requests] == ids
 
 
 async def test_a_request_is_one_line_that_says_what_became_of_it(serve: Serve, log: Captured) -> None:
