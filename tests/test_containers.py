@@ -170,7 +170,7 @@ def build(stage: Path) -> None:
 
 def locked(lock: str) -> dict[str, str]:
     """The versions of what that lock installs on this system."""
-    lines = re.findall(r"^([\w.-]+==[^\\\n]*)", (ROOT / lock).read_text(), re.MULTILINE)
+    lines = re.findall(r"^([\w.-]+(?:\[[\w,-]+\])?==[^\\\n]*)", (ROOT / lock).read_text(), re.MULTILINE)
     wanted = [Requirement(line) for line in lines]
     return {each.name: str(each.specifier)[2:] for each in wanted if each.marker is None or each.marker.evaluate()}
 
