@@ -43,6 +43,8 @@ def size(measure: Measure, node: ValueNode | None, absent: int) -> Sized:
     """The size of what was written for the argument; `absent` when there is nothing."""
     if node is None:
         return absent
+    if isinstance(node, VariableNode) and measure.most is None:
+        return _length(measure, node, absent)
     if _has_variables(node):
         return lambda variables: _or(_size(measure, measure.path, node, variables), absent)
     return _or(_size(measure, measure.path, node, {}), absent)
@@ -66,6 +68,21 @@ def included(node: SelectionNode, variables: Variables) -> bool:
 def size_of(measure: Measure, value: object) -> int | None:
     """The same of a value; None when there is none."""
     return _size(measure, measure.path, value, {})
+
+
+def _length(measure: Measure, node: VariableNode, absent: int) -> Sized:
+    """Of a variable's list, or one in its objects: nearly always it is simply there."""
+    variable, path = node.name.value, measure.path
+
+    def sized(variables: Variables) -> int:
+        given: Any = variables
+        for name in (variable, *path):
+            given = given.get(name) if isinstance(given, dict) else None
+        if type(given) is list:
+            return len(given)
+        return _or(_size(measure, path, node, variables), absent)
+
+    return sized
 
 
 def _size(measure: Measure, path: Sequence[str], given: object, variables: Variables) -> int | None:
