@@ -133,14 +133,26 @@ class Operations:
         self._at_work.take(caller)
         place = (request.client, request.key)
 
-        def ended(_: asyncio.Task[Done]) -> None:
+        # Whoever has asked may leave it, which is nothing to the work.
+        answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+
+        def ended(task: asyncio.Task[Done]) -> None:
             del self._running[place]
             self._at_work.give(caller)
+            error = None if task.cancelled() else task.exception()
+            if answer.done():
+                return
+            if task.cancelled():
+                answer.cancel()
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(task.result())
 
         task = asyncio.create_task(_run(commit, committed, turn))
         self._running[place] = (request.fingerprint, task)
         task.add_done_callback(ended)
-        return asyncio.shield(task)
+        return answer
 
     async def note(self, write: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:
         """Do a write that needs no key, for doing it again does nothing."""
@@ -225,16 +237,20 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, type) or not dataclasses.is_dataclass(value):
-        return value
+    plain = {}
     kind: type = type(value)
-    given = ((name, getattr(value, name), default) for name, default in _defaults(kind))
-    return {name: _plain(inner) for name, inner, default in given if not (inner is default or inner == default)}
+    for name, default in _defaults(kind):
+        inner = getattr(value, name)
+        if inner is not default and inner != default:
+            plain[name] = _plain(inner)
+    return plain if dataclasses.is_dataclass(kind) else value
 
 
 @cache  # of the inputs that there are
 def _defaults(kind: type) -> Sequence[tuple[str, object]]:
-    """Each field's default; of one without, what no value is equal to."""
+    """Each field's default; of one without, what no value is equal to. What is no dataclass has no fields."""
+    if not dataclasses.is_dataclass(kind):
+        return []
     return [
         (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)
