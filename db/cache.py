@@ -1,15 +1,15 @@
 """What Redis holds, and the one rule of using it: it may vanish at any moment, and nothing gets wrong.
 
-Two kinds of keys. One per user: the packed memberships, or a lease while somebody reads them from PostgreSQL. And one
-for all: the *state*, which is the version of the catalogue and a *generation*. A list counts only under the generation
-that it was stored under. A process that could not invalidate, or that has seen Redis away, removes the state before it
-trusts Redis again: whatever was stored before is then of an old generation and no longer read by anyone.
+One key per user: the packed memberships. And one for all: the *state*, which is the version of the catalogue and a
+*generation*. A list counts only under the generation that it was stored under. A process that could not invalidate, or
+that has seen Redis away, removes the state before it trusts Redis again: whatever was stored before is then of an old
+generation and no longer read by anyone.
+
+What was read before somebody else's change is not stored after it: db/journal.py says how.
 """
 
 import asyncio
 import logging
-import random
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,37 +23,27 @@ from db.cache_format import (
     ANNOUNCE,
     CLOSE,
     CLOSED,
-    FILL,
-    GENERATION_LENGTH,
-    LEASE,
-    LIST,
     OPEN,
     REMOVE,
     STATE,
-    TAKE_LEASES,
     USER,
     USER_CHANNEL,
     Fetched,
-    Leased,
     State,
     key,
     new_generation,
     parse_run_id,
     parse_state,
 )
+from db.journal import BEGINNING, JOURNAL, Journal, adding, filling
 from db.news import News
 from db.pipeline import Answered, Part, Pipeline, Script, once
 from db.redis_connections import connections
 
 log = logging.getLogger(__name__)
 
-# Longer than the slowest fill: a read's statement timeout is 2.5 s (db/connections.py).
-LEASE_MS = 3_000
-# A process that Redis is cut off from cannot invalidate. With the lease this stays below the promised minute; spread,
-# so that lists stored together do not all have to be read again together.
-TTL_MS = (45_000, 55_000)
 # Keys that one command removes; and from how many on their users are sent together.
-UNLINKED = 2_000
+REMOVED = 2_000
 FEW = 100
 # A change waits for so many budgets: others go on reading what it removes, and who is merely slow is told in time.
 PATIENCE = 6
@@ -78,10 +68,9 @@ class Cache:
         self._failures = 0
         # What they failed of last: the end of a connection is one failure, however many wait for it.
         self._failed_of: Exception | None = None
-        self._leases = 0
         # The state as it was found last, and what it says.
         self._found = b"", parse_state(b":-1")
-        self._process = secrets.token_hex(8).encode()
+        self._journal = Journal()
         # Which start of which server answered last.
         self._run_id: bytes | None = None
         # Nothing is known about Redis before the first probe has answered.
@@ -107,40 +96,34 @@ class Cache:
 
         self._read(("MGET", STATE, CLOSED, *[USER + user_id for user_id in user_ids]), found)
 
-    async def fetch(self, user_ids: Sequence[str]) -> Fetched | None:
-        """The state and the users' lists, in one command."""
-        answer: asyncio.Future[Fetched | None] = asyncio.get_running_loop().create_future()
-        self.find(user_ids, once(answer))
-        return await answer
+    async def entry(self) -> bytes | None:
+        """An entry of the journal: what is read from now on may be stored if no other of its user follows."""
+        entry = self._journal.entry
+        if entry is None:
+            entry = await self._answer(*BEGINNING)
+            if entry is not None:
+                self._journal.note(entry)
+        return entry
 
-    async def take_leases(self, user_ids: Sequence[str], generation: bytes) -> Leased | None:
-        """Become the one who reads these users' lists from PostgreSQL, where nobody else is and none is stored."""
-        self._leases += 1
-        # A lease counts under its generation alone, as a list does: what its holder read may be of another time.
-        lease = b"%b%b%b.%d" % (LEASE, generation, self._process, self._leases)
-        keys: list[Part] = [key(user_id) for user_id in user_ids]
-        found = await self._answer(TAKE_LEASES, keys, [lease, generation, LEASE_MS])
-        if found is None:
-            return None
-        leased = Leased(lease, [], {}, {})
-        for user_id, value in zip(user_ids, found, strict=True):
-            if not value:
-                leased.ours.append(user_id)
-            elif value.startswith(LEASE):
-                leased.others[user_id] = value
-            else:
-                leased.lists[user_id] = value[1 + GENERATION_LENGTH :]
-        return leased
+    def fill(self, entry: bytes, generation: bytes, lists: Mapping[str, bytes]) -> "asyncio.Future[int]":
+        """Store lists that were read after these two were found, of those not changed since, and tell how many.
 
-    async def fill(self, lease: bytes, generation: bytes, lists: Mapping[str, bytes]) -> int:
-        """Store lists that were read under that lease; return how many of them it still held for."""
-        args: list[Part] = [lease]
-        for packed in lists.values():
-            args += [LIST + generation + packed, random.randint(*TTL_MS)]  # noqa: S311  # spreads load, keeps no secret
-        keys: list[Part] = [key(user_id) for user_id in lists]
-        stored: int = await self._answer(FILL, keys, args) or 0
-        metrics.cache_fills.inc(stored)
-        return stored
+        They are on their way when this returns.
+        """
+        filled: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def take(answer: list[Any] | None) -> None:
+            stored = 0
+            if answer is not None:
+                stored, last = answer
+                self._journal.note(last)
+                metrics.cache_fills.inc(stored)
+            if not filled.done():
+                filled.set_result(stored)
+
+        self._read(filling(entry, generation, lists), take)
+        self.pipeline.flush()
+        return filled
 
     def soon(self, join: Callable[[], None]) -> None:
         """Call it just before the next write to Redis: what it asks for is part of that."""
@@ -158,23 +141,40 @@ class Cache:
 
     async def invalidate(self, user_ids: Sequence[str]) -> None:
         """Forget the users' lists, and tell who watches them. To be called after the commit and before the answer."""
-        if not user_ids:
-            return
         if len(user_ids) <= FEW:
             self.news.of_users(user_ids)
-            await self._change("UNLINK", *map(key, user_ids))
-            return
-        # Redis does nothing else while it runs a command, and each has the whole budget.
-        for start in range(0, len(user_ids), UNLINKED):
-            users = "\n".join(user_ids[start : start + UNLINKED])
-            await self._change(REMOVE, [USER], [users, USER_CHANNEL])
-            if not self.available:
-                return  # whatever it holds is not read any more
+            await self.forget(user_ids)
+        else:
+            await self._remove(user_ids, USER_CHANNEL)
 
     async def forget(self, user_ids: Sequence[str]) -> None:
         """Forget the lists of users whom somebody else has changed, who may not have got to it yet."""
-        for start in range(0, len(user_ids), UNLINKED):
-            await self._change("UNLINK", *map(key, user_ids[start : start + UNLINKED]))
+        if len(user_ids) > FEW:
+            await self._remove(user_ids, "")
+        elif user_ids:
+            keys = list(map(key, user_ids))
+            refused = False
+
+            def noted(reply: Any) -> None:
+                nonlocal refused
+                refused = isinstance(reply, Exception)
+                if isinstance(reply, bytes):
+                    self._journal.note(reply)
+
+            if self.available:
+                self._send(adding(keys), noted, PATIENCE * self._budget)
+            await self._change("UNLINK", *keys)
+            if refused and self.available:
+                # Somebody may have stored a list in between, which nobody does without a journal.
+                await self._change("UNLINK", JOURNAL, *keys)
+
+    async def _remove(self, user_ids: Sequence[str], channel: str) -> None:
+        # Redis does nothing else while it runs a command, and each has the whole budget.
+        for start in range(0, len(user_ids), REMOVED):
+            users = "\n".join(user_ids[start : start + REMOVED])
+            await self._change(REMOVE, [JOURNAL, USER], [users, channel])
+            if not self.available:
+                return  # whatever it holds is not read any more
 
     async def close(self) -> None:
         """Have everyone read from PostgreSQL, and those who have begun otherwise get their answers, until `open`.

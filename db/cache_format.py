@@ -16,35 +16,9 @@ USER_CHANNEL = "segmentql:user-changed:"
 TASK_CHANNEL = "segmentql:task-changed:"
 CATALOGUE_CHANNEL = "segmentql:catalogue-changed"
 RUN_ID = re.compile(rb"run_id:(\w+)")
-# First byte of a user's key; the generation follows.
-LIST, LEASE = b"V", b"L"
-GENERATION_LENGTH = 12
+# First byte of a user's list; the generation follows.
+LIST = b"V"
 
-# For each key what is there, or '' when it was free and now holds the caller's lease.
-TAKE_LEASES = Script("""
-local generation, found = ARGV[2], {}
-for i, key in ipairs(KEYS) do
-  local value = redis.call('GET', key)
-  if value and string.sub(value, 2, 1 + #generation) == generation then
-    found[i] = value
-  else
-    redis.call('SET', key, ARGV[1], 'PX', ARGV[3])
-    found[i] = ''
-  end
-end
-return found
-""")
-# A list is stored only where the caller's own lease still is: whoever changed the user meanwhile has removed it.
-FILL = Script("""
-local stored = 0
-for i, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then
-    redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
-    stored = stored + 1
-  end
-end
-return stored
-""")
 # Two processes may announce in either order: the version only rises. Without a state a new generation begins.
 ANNOUNCE = Script("""
 local state = redis.call('GET', KEYS[1])
@@ -69,15 +43,21 @@ if redis.call('DECR', KEYS[1]) <= 0 then
   redis.call('UNLINK', KEYS[1])
 end
 """)
+
+
 # Many keys by one argument: several would take us ten times as long to send. No id has a line end. Whoever watches one
-# of these users is told, if Redis lets us: the lists have to go even where we may not say anything on its channels.
+# of these users is told, if Redis lets us: the lists have to go even where we may not say anything on its channels. The
+# journal comes last: Redis does not refuse memory to who has begun to write.
 REMOVE = Script("""
 local keys = {}
 for user in string.gmatch(ARGV[1], '[^\\n]+') do
-  keys[#keys + 1] = KEYS[1] .. user
-  redis.pcall('PUBLISH', ARGV[2] .. user, '')
+  keys[#keys + 1] = KEYS[2] .. user
+  if ARGV[2] ~= '' then
+    redis.pcall('PUBLISH', ARGV[2] .. user, '')
+  end
 end
-return redis.call('UNLINK', unpack(keys))
+redis.call('UNLINK', unpack(keys))
+redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'user', '')
 """)
 
 
@@ -92,26 +72,8 @@ class State:
 class Fetched(NamedTuple):
     # None: nobody has said yet which generation and version count.
     state: State | None
-    # What lies under the users' keys, in the order asked: a list, which may be of another generation, a lease, or None.
+    # What lies under the users' keys, in the order asked: a list, which may be of another generation, or None.
     values: list[bytes | None]
-
-    def lists(self) -> list[bytes | None]:
-        """The packed lists, where there are any that count."""
-        if self.state is None:
-            return [None] * len(self.values)
-        counting, start = self.state.counting, len(self.state.counting)
-        return [value[start:] if value is not None and value.startswith(counting) else None for value in self.values]
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    lease: bytes
-    # Users whose lists are now ours to read from PostgreSQL and to `fill`.
-    ours: list[str]
-    # Lists that somebody else has stored meanwhile.
-    lists: dict[str, bytes]
-    # Users whose lists somebody else is reading, with that reader's lease.
-    others: dict[str, bytes]
 
 
 def key(user_id: str) -> str:

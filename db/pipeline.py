@@ -111,7 +111,7 @@ class Pipeline:
         self._joining.append(join)
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self.flush)
 
     def is_behind(self, seconds: float) -> bool:
         """Whether Redis has owed an answer for so long.
@@ -134,7 +134,7 @@ class Pipeline:
             self._look_at(due)
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self._flush)
+            loop.call_soon(self.flush)
 
     def evaluate(self, script: Script, keys: list[Part], args: list[Part], answered: Answered, seconds: float) -> None:
         """Send a script, as `send` does."""
@@ -161,7 +161,8 @@ class Pipeline:
         if wire is not None:
             await wire.closed.wait()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is to be sent, instead of in a moment."""
         try:
             # Also what joins may still say so: it is part of this write.
             while self._joining:
@@ -194,7 +195,7 @@ class Pipeline:
             self._connecting = None
             if self._wire is None:
                 await connection.disconnect(nowait=True)
-        self._flush()
+        self.flush()
 
     def _answered(self, reply: Any) -> None:
         if not self._expected:

@@ -8,9 +8,6 @@ cache_lookups = Counter(
     ["result"],
 )
 hits, misses, bypasses = (cache_lookups.labels(result) for result in ("hit", "miss", "bypass"))
-lease_waits = Counter(
-    "segmentql_cache_lease_waits_total", "Users whose lists somebody else was just reading, and was waited for."
-)
 refusals = Counter("segmentql_mutation_refusals_total", "Mutations that were refused, by the first code.", ["code"])
 replays = Counter(
     "segmentql_mutation_replays_total", "Mutations that were answered as an earlier call with their key.", ["mutation"]

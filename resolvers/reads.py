@@ -7,7 +7,7 @@ from functools import partial
 
 from db import connections
 from db.cache import Cache
-from db.cache_format import Fetched, Leased, State
+from db.cache_format import Fetched, State
 from db.clock import Clock
 from db.connections import Database
 from db.memberships import Membership
@@ -20,10 +20,10 @@ from resolvers.kept import Keeping
 from resolvers.selecting import BATCH, Selecting
 from resolvers.waiting import Answer, Missed, Waiting, Waits, batches, fail, join, settle, tell
 
-# How long a reader waits for one in another process that is just reading the same list, before it reads for itself.
-WAITS = (0.005, 0.01, 0.02)
 # So many users of one request are asked for by themselves; fewer go with those of other requests.
 FEW = 10
+# Of those whose lists were read from PostgreSQL so many are answered before others are heard.
+HEARD = 12
 
 
 class Reads:
@@ -35,8 +35,6 @@ class Reads:
         self._clock = clock
         self._selecting = Selecting(self.pool, statements)
         self._tasks: set[asyncio.Task[None]] = set()
-        # Leases of this process, and their fills: a reader that meets one joins it.
-        self._fills: dict[bytes, asyncio.Future[Packed]] = {}
         # What is asked for with the next command, and with the next statement; and whose requests began these.
         self._cached: Waiting = {}
         self._latest: Waiting = {}
@@ -148,7 +146,7 @@ class Reads:
                     answer.set_result(found)
                     return
             # A user may be named twice, and waits once.
-            fetched = Fetched(fetched.state, list(dict(zip(user_ids, fetched.values, strict=True)).values()))
+            fetched = fetched._replace(values=list(dict(zip(user_ids, fetched.values, strict=True)).values()))
         batch: Waiting = {}
         join(batch, user_ids, answer)
         self._found(batch, asking, fetched)
@@ -190,61 +188,16 @@ class Reads:
 
     async def _fill(self, batch: Waiting, state: State) -> None:
         """Read from PostgreSQL, and store for the next, what was not in Redis."""
-        leased = await self._cache.take_leases(list(batch), state.generation)
-        if leased is None:
-            await self._from_postgresql(batch)
-            return
-        if leased.lists:
-            await self._answer_missed({user_id: batch[user_id] for user_id in leased.lists}, leased.lists)
-        metrics.lease_waits.inc(len(leased.others))
-        joined: dict[bytes, Waiting] = {}
-        for user_id, lease in leased.others.items():
-            joined.setdefault(lease, {})[user_id] = batch[user_id]
-        for lease, waiting in joined.items():
-            self._start(waiting, self._join(waiting, lease, state))
-        if leased.ours:
-            await self._read_and_store({user_id: batch[user_id] for user_id in leased.ours}, leased, state)
-
-    async def _read_and_store(self, batch: Waiting, leased: Leased, state: State) -> None:
-        reading = self._fills[leased.lease] = asyncio.get_running_loop().create_future()
-        try:
-            packed = await self._selecting.of_users(list(batch))
-            reading.set_result(packed)
+        entry = await self._cache.entry()
+        packed = await self._selecting.of_users(list(batch))
+        if entry is None:
             await self._answer_all(batch, packed)
-            lists = {user_id: packed.lists.get(user_id, b"") for user_id in batch}
-            await self._cache.fill(leased.lease, state.generation, lists)
-        except Exception as error:
-            if not reading.done():
-                reading.set_exception(error)
-                reading.exception()
-            raise
-        finally:
-            reading.cancel()  # without effect when it is done
-            del self._fills[leased.lease]
-
-    async def _join(self, batch: Waiting, lease: bytes, state: State) -> None:
-        """Wait for whoever holds the lease.
-
-        The lease was still there after these callers began: no change that they must see has been acknowledged since
-        its holder began to read, or it would have been removed.
-        """
-        if (reading := self._fills.get(lease)) is not None:
-            await self._answer_all(batch, await asyncio.shield(reading))
             return
-        for wait in WAITS:
-            await asyncio.sleep(wait)
-            fetched = await self._cache.fetch(list(batch))
-            if fetched is None or fetched.state is None or not _same(fetched.state, state):
-                break
-            lists = {
-                user_id: packed for user_id, packed in zip(batch, fetched.lists(), strict=True) if packed is not None
-            }
-            await self._answer_missed({user_id: batch[user_id] for user_id in lists}, lists)
-            for user_id in lists:
-                del batch[user_id]
-            if not batch:
-                return
-        await self._from_postgresql(batch)
+        lists = {user_id: packed.lists.get(user_id, b"") for user_id in batch}
+        # Redis has it to do while we are answering.
+        filled = self._cache.fill(entry, state.generation, lists)
+        await self._answer_all(batch, packed)
+        await filled
 
     async def _from_postgresql(self, batch: Waiting) -> None:
         """Read without storing."""
@@ -256,7 +209,10 @@ class Reads:
 
     async def _answer_missed(self, batch: Waiting, lists: dict[str, bytes]) -> None:
         now = self._clock.now()
-        for user_id, waiting in batch.items():
+        for number, (user_id, waiting) in enumerate(batch.items(), 1):
+            if not number % HEARD:
+                # Those who were answered ask their next meanwhile: its look-up is on its way while the others are.
+                await asyncio.sleep(0)
             packed = lists.get(user_id, b"")
             found = active(user_id, packed, now, self._catalogue)
             if found is None:

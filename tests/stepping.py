@@ -13,7 +13,7 @@ from background import execute
 from conftest import Client
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
-from db import connections
+from db import connections, journal
 from db.bare import Pool
 from db.cache import Cache
 from server.app import create_app
@@ -178,11 +178,13 @@ async def stage(
             client = await ending.enter_async_context(_application(settings))
             made.append(Actor(number, client, await ending.enter_async_context(autocommit.connect())))
         monkeypatch.setitem(connections.WRITING, "application_name", "segmentql")
+        # An older one would have more lists not stored than have to be, and less could go wrong.
+        monkeypatch.setattr(journal, "FRESH_SECONDS", -1)
         for owner, names in (
             (AsyncConnection, ("execute",)),
             (AsyncTransaction, ("__aexit__",)),
             (Pool, ("fetch",)),
-            (Cache, ("take_leases", "fill", "invalidate", "announce", "plant")),
+            (Cache, ("entry", "fill", "invalidate", "announce", "plant")),
         ):
             for name in names:
                 monkeypatch.setattr(owner, name, _gated(name, getattr(owner, name)))

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stepping import Actor, Stage, pausing, stage
 
-from db import cache, connections
+from db import connections, journal
 from db.pipeline import Script
 from resolvers import idempotency
 from resolvers.idempotency import Commit, Committed, Done, Turn
@@ -96,11 +96,11 @@ WEAK_LOCKS = {
     "pg_advisory_xact_lock_shared(hashtext('segments'), queue)": "queue",
     "ORDER BY id FOR SHARE": "ORDER BY id FOR KEY SHARE",
 }
-UNLEASED = Script("""
-for i, key in ipairs(KEYS) do
-  redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
+UNCHECKED = Script("""
+for i = 2, #KEYS do
+  redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i])
 end
-return #KEYS
+return {#KEYS - 1, ARGV[2]}
 """)
 
 
@@ -345,8 +345,10 @@ async def test_the_race_finds_a_planted_lock_that_lets_additions_slip_in_behind_
         await explored(lambda: Race(world, [("extend", "delete")]), MOST, STEPS, FINDING)
 
 
-async def test_the_race_finds_a_planted_fill_without_its_lease(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "FILL", UNLEASED)
+async def test_the_race_finds_a_planted_fill_that_looks_at_no_journal(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "FILL", UNCHECKED)
     world = await staged()
     with pytest.raises(AssertionError, match=STALE):
         await explored(lambda: Race(world, [("extend", "add many")]), MOST, STEPS, FINDING)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from breaking import Valkey
 from conftest import Client, Serve
-from operations import change, create, delete, differences, slugs
+from operations import change, create, delete, differences, slugs, state
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from db.cache import Cache
 
 
 async def until(client: Client, *, redis: bool) -> None:
@@ -110,6 +112,24 @@ async def test_a_redis_without_memory_stores_nothing_and_nothing_gets_wrong(serv
         await valkey.client.config_set("maxmemory", 0)
         await changes_are_seen(two, one, two)
         assert await slugs(two, 8) == []
+
+
+async def test_what_was_read_before_a_change_that_redis_had_no_memory_to_note_is_not_stored(
+    serve: Serve, valkey: Valkey
+) -> None:
+    async with serve(redis_url=valkey.url) as one, serve(redis_url=valkey.url) as two:
+        await create(one, "A")
+        await changes_are_seen(one, one, two)
+        generation = (await state(valkey.client)).partition(b":")[0]
+        slow = Cache(valkey.url, budget_ms=1_000)
+        async with slow.running():
+            entry = await slow.entry()
+            assert entry is not None
+            await valkey.client.config_set("maxmemory", 1)
+            await change(one, 7, add=["A"])
+            await valkey.client.config_set("maxmemory", 0)
+            assert await slow.fill(entry, generation, {"7": b""}) == 0
+        assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
 
 
 async def test_a_redis_that_turns_read_only_is_not_trusted(serve: Serve, valkey: Valkey) -> None:

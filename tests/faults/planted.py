@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-import db.cache
+import db.journal
 import resolvers.kept
 import resolvers.reads
 from db import connections, job_runs, operations
@@ -69,15 +69,15 @@ def unlink_before_commit() -> None:
     idempotency._run = run
 
 
-def fill_without_lease() -> None:
+def fill_without_journal() -> None:
     """Whoever has read something stores it, whatever has happened since."""
     regardless = Script("""
-        for i, key in ipairs(KEYS) do
-          redis.call('SET', key, ARGV[2 * i], 'PX', ARGV[2 * i + 1])
+        for i = 2, #KEYS do
+          redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i])
         end
-        return #KEYS
+        return {#KEYS - 1, ARGV[2]}
     """)
-    db.cache.FILL = regardless  # type: ignore[attr-defined]
+    db.journal.FILL = regardless
 
 
 def expiry_not_checked_on_read() -> None:
@@ -120,7 +120,7 @@ BUGS: dict[str, Callable[[], None]] = {
     for each in (
         claim_outside_the_transaction,
         unlink_before_commit,
-        fill_without_lease,
+        fill_without_journal,
         expiry_not_checked_on_read,
         purge_without_fence,
         for_key_share,

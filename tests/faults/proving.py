@@ -25,7 +25,7 @@ class Proof(NamedTuple):
 PROOFS = {
     "claim-outside-the-transaction": Proof("commit-answer-cut", 5, "lost"),
     "unlink-before-commit": Proof("valkey-slow", 6, "stale"),
-    "fill-without-lease": Proof("stale-fill", 4, "stale"),
+    "fill-without-journal": Proof("stale-fill", 4, "stale"),
     "expiry-not-checked-on-read": Proof("nothing", 6, "stale"),
     "purge-without-fence": Proof("purge-frozen", 2, "broken"),
     "for-key-share": Proof("deleted-while-added", 3, "differences"),

@@ -67,9 +67,10 @@ async def _one_too_late(stack: Stack, load: Load, user: str, servers: tuple[Proc
 
 
 def _fill_of(user: str) -> re.Pattern[bytes]:
-    """A list after a lease: with the script that stores it where the lease still is, or with any other."""
+    """A list after users' keys and an entry of the journal: with the script that looks at it, or with any other."""
     key, word = rb"segmentql:user:%b\r\n" % re.escape(user.encode()), rb"\$\d+\r\n"
-    return re.compile(key + rb"(%bsegmentql:user:[^\r]*\r\n)*%bL[^\r]*\r\n%bV" % (word, word, word))
+    others = rb"(%bsegmentql:user:[^\r]*\r\n)*" % word
+    return re.compile(key + others + rb"%b\d+\r\n%b\d+-\d+\r\n%bV" % (word, word, word))
 
 
 @row("storm-of-one-key", f"{COPIES} copies of one mutation at once, over all servers", before=adding_slowly(0.7))

@@ -1,0 +1,101 @@
+"""The journal in Redis of whose lists were removed in the last seconds: it keeps a reader from storing an old one.
+
+What a reader has read while somebody else changed it must not be stored once that is acknowledged. So whoever removes a
+list writes it into the journal first, and a reader knows an entry of that before it reads: its list is stored only if
+the journal still has that entry, and none of the user behind it. Of a journal that vanishes nothing is stored.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from db.cache_format import LIST, key
+from db.pipeline import Script
+
+# A stream; an entry has the users' keys, or '' where they were too many.
+JOURNAL = b"segmentql:journal"
+# How long it goes on, and with it how old a list may be that is stored: longer than the slowest reading, as a statement
+# may take 2.5 s (db/connections.py).
+JOURNAL_MS = 3_000
+# Its entries, more or less; and how many are looked at before a list is stored: if there are more, it is not.
+ENTRIES, LOOKED_AT = 10_000, 1_000
+# How long an entry is good for readings that begin.
+FRESH_SECONDS = 1.0
+# A process that Redis is cut off from cannot invalidate. With the journal's time this stays below the promised minute;
+# spread, so that lists stored together do not all have to be read again together.
+TTL_MS, SPREAD_MS = 45_000, 10_000
+# The journal's last entry; it begins with one that says nothing where there is none, under an id that no other had.
+LAST = """
+local function last()
+  local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  if entries[1] then
+    return entries[1][1]
+  end
+  local now = redis.call('TIME')
+  local id = string.format('%d%03d-%d', now[1], math.floor(now[2] / 1000), now[2] % 1000 * 1000)
+  redis.call('XADD', KEYS[1], id, 'user', '-')
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  return id
+end
+"""
+BEGIN = Script(LAST + "return last()")
+# A list is stored where the journal still has the entry that it was read after, and no later one of its user. The last
+# argument is how many entries are looked at.
+FILL = Script(
+    LAST
+    + """
+local entries, changed, stored = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', ARGV[#ARGV]), {}, 0
+if not entries[1] or entries[1][1] ~= ARGV[2] then
+  return {0, last()}
+end
+for i = 2, #entries do
+  local users = entries[i][2]
+  for j = 2, #users, 2 do
+    changed[users[j]] = true
+  end
+end
+if not changed[''] and #entries < tonumber(ARGV[#ARGV]) then
+  for i = 2, #KEYS do
+    if not changed[KEYS[i]] then
+      redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i])
+      stored = stored + 1
+    end
+  end
+end
+return {stored, entries[#entries][1]}
+"""
+)
+# The command that has the journal begin if there is none; the last entry is returned.
+BEGINNING = BEGIN, [JOURNAL], [JOURNAL_MS]
+
+
+class Journal:
+    """What one process knows of it: an entry that was there."""
+
+    def __init__(self) -> None:
+        self._entry, self._noted = b"", float("-inf")
+
+    @property
+    def entry(self) -> bytes | None:
+        """The last one that was seen; None when that was a while ago."""
+        return self._entry if self._noted + FRESH_SECONDS > asyncio.get_running_loop().time() else None
+
+    def note(self, entry: bytes) -> None:
+        self._entry, self._noted = entry, asyncio.get_running_loop().time()
+
+
+def adding(keys: Iterable[str]) -> tuple[Any, ...]:
+    """The command that notes whose lists are removed by the next one, if there is a journal."""
+    users = [part for each in keys for part in ("user", each)]
+    return "XADD", JOURNAL, "NOMKSTREAM", "MAXLEN", "~", ENTRIES, "*", *users
+
+
+def filling(entry: bytes, generation: bytes, lists: Mapping[str, bytes]) -> tuple[Any, ...]:
+    """The command that stores users' lists; it returns how many it has stored, and the journal's last entry."""
+    beginning = LIST + generation
+    args: list[Any] = [JOURNAL_MS, entry]
+    for packed in lists.values():
+        args += beginning + packed, b"%d" % (TTL_MS + random.random() * SPREAD_MS)  # noqa: S311  # keeps no secret
+    args.append(LOOKED_AT)
+    return FILL, [JOURNAL, *map(key, lists)], args
