@@ -223,4 +223,7 @@ def _sum(parts: Iterable[int | Callable[[Known], int]]) -> int | Callable[[Known
             others.append(part)
     if not others:
         return constant
-    return lambda known: constant + sum(other(known) for other in others)
+    if len(others) == 1:
+        only = others[0]
+        return lambda known: constant + only(known)
+    return lambda known: constant + sum([other(known) for other in others])
