@@ -35,7 +35,7 @@ from db.cache_format import (
     parse_run_id,
     parse_state,
 )
-from db.journal import BEGINNING, JOURNAL, Journal, adding, filling
+from db.journal import JOURNAL, Journal, adding, beginning, filling
 from db.news import News
 from db.pipeline import Answered, Part, Pipeline, Script, once
 from db.redis_connections import connections
@@ -100,7 +100,7 @@ class Cache:
         """An entry of the journal: what is read from now on may be stored if no other of its user follows."""
         entry = self._journal.entry
         if entry is None:
-            entry = await self._answer(*BEGINNING)
+            entry = await self._answer(*beginning())
             if entry is not None:
                 self._journal.note(entry)
         return entry
@@ -118,6 +118,7 @@ class Cache:
                 stored, last = answer
                 self._journal.note(last)
                 metrics.cache_fills.inc(stored)
+                metrics.cache_fills_refused.inc(len(lists) - stored)
             if not filled.done():
                 filled.set_result(stored)
 
@@ -163,8 +164,8 @@ class Cache:
 
             if self.available:
                 self._send(adding(keys), noted, PATIENCE * self._budget)
-            await self._change("UNLINK", *keys)
-            if refused and self.available:
+            answered = await self._change("UNLINK", *keys)
+            if refused and answered:
                 # Somebody may have stored a list in between, which nobody does without a journal.
                 await self._change("UNLINK", JOURNAL, *keys)
 
@@ -253,15 +254,15 @@ class Cache:
         if self._failures >= FAILURES:
             self._leave(error)
 
-    async def _change(self, *command: Any) -> None:
-        """Run a command that others rely on; when it fails, Redis is not to be trusted until the state was removed."""
+    async def _change(self, *command: Any) -> bool:
+        """Do what others rely on, and say whether it was done; else Redis is not trusted until the state is gone."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if not self.available:
             self._untold += 1
             # Perhaps it is back, and only the next look would tell: others may have been reading from it all the time.
             self._send(("UNLINK", STATE), once(answer), PATIENCE * self._budget)
             await answer
-            return
+            return False
 
         # Whoever has asked may have left, and others rely on it all the same.
         def received(reply: Any) -> None:
@@ -272,9 +273,11 @@ class Cache:
                 answer.set_result(reply)
 
         self._send(command, received, PATIENCE * self._budget)
-        if isinstance(await answer, OutOfMemoryError):
+        reply = await answer
+        if isinstance(reply, OutOfMemoryError):
             # Only removing is possible. Without the state everyone asks PostgreSQL.
             await self.renounce()
+        return not isinstance(reply, Exception)
 
     def _send(self, command: tuple[Any, ...], take: Answered, seconds: float) -> None:
         if isinstance(command[0], Script):

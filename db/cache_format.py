@@ -57,7 +57,10 @@ for user in string.gmatch(ARGV[1], '[^\\n]+') do
   end
 end
 redis.call('UNLINK', unpack(keys))
-redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'user', '')
+local noted = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', 10000, '*', 'user', '')
+if type(noted) == 'table' and noted.err then
+  redis.call('UNLINK', KEYS[1])
+end
 """)
 
 

@@ -35,7 +35,7 @@ WRITING = SESSION | {
     "idle_in_transaction_session_timeout": "10s",
     "transaction_timeout": "30s",
 }
-# Shorter than the lease that a cache fill holds (db/cache.py).
+# Shorter than a list may take to be stored (db/journal.py).
 READING = SESSION | {"statement_timeout": "2500", "default_transaction_read_only": "on"}
 # The plan must be right for tables that were empty when it was made.
 PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}

@@ -7,46 +7,49 @@ the journal still has that entry, and none of the user behind it. Of a journal t
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from db.cache_format import LIST, key
 from db.pipeline import Script
 
-# A stream; an entry has the users' keys, or '' where they were too many.
+# A stream; an entry has users' keys, or '' which stands for everybody.
 JOURNAL = b"segmentql:journal"
-# How long it goes on, and with it how old a list may be that is stored: longer than the slowest reading, as a statement
-# may take 2.5 s (db/connections.py).
+# How long it goes on, whoever writes into it, and with it how old a list can be that is stored. A statement may take
+# 2.5 s (db/connections.py); but what takes long may find that its journal has ended meanwhile, and is not stored.
 JOURNAL_MS = 3_000
 # Its entries, more or less; and how many are looked at before a list is stored: if there are more, it is not.
-ENTRIES, LOOKED_AT = 10_000, 1_000
-# How long an entry is good for readings that begin.
-FRESH_SECONDS = 1.0
+ENTRIES, LOOKED_AT = 10_000, 500
+# Users of an entry. More are everybody: looking at them would take Redis too long.
+NAMED = 10
+# How long an entry is good for readings that begin. Of an older one too many would seem to have been changed since.
+FRESH_SECONDS = 0.1
 # A process that Redis is cut off from cannot invalidate. With the journal's time this stays below the promised minute;
 # spread, so that lists stored together do not all have to be read again together.
 TTL_MS, SPREAD_MS = 45_000, 10_000
-# The journal's last entry; it begins with one that says nothing where there is none, under an id that no other had.
+# The journal's last entry. Where there is none it begins with one that says nothing, under an id that the caller has
+# drawn: the next ones follow that, whatever the clock says, and no other journal has the same.
 LAST = """
 local function last()
-  local entries = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  local entries = redis.pcall('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
   if entries[1] then
     return entries[1][1]
   end
-  local now = redis.call('TIME')
-  local id = string.format('%d%03d-%d', now[1], math.floor(now[2] / 1000), now[2] % 1000 * 1000)
-  redis.call('XADD', KEYS[1], id, 'user', '-')
+  redis.call('UNLINK', KEYS[1])
+  redis.call('XADD', KEYS[1], ARGV[2], 'user', '-')
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
-  return id
+  return ARGV[2]
 end
 """
 BEGIN = Script(LAST + "return last()")
 # A list is stored where the journal still has the entry that it was read after, and no later one of its user. The last
-# argument is how many entries are looked at.
+# two arguments are that entry, and how many are looked at.
 FILL = Script(
     LAST
     + """
-local entries, changed, stored = redis.call('XRANGE', KEYS[1], ARGV[2], '+', 'COUNT', ARGV[#ARGV]), {}, 0
-if not entries[1] or entries[1][1] ~= ARGV[2] then
+local known, most = ARGV[#ARGV - 1], tonumber(ARGV[#ARGV])
+local entries, changed, stored = redis.pcall('XRANGE', KEYS[1], known, '+', 'COUNT', most), {}, 0
+if not entries[1] or entries[1][1] ~= known then
   return {0, last()}
 end
 for i = 2, #entries do
@@ -55,7 +58,7 @@ for i = 2, #entries do
     changed[users[j]] = true
   end
 end
-if not changed[''] and #entries < tonumber(ARGV[#ARGV]) then
+if not changed[''] and #entries < most then
   for i = 2, #KEYS do
     if not changed[KEYS[i]] then
       redis.call('SET', KEYS[i], ARGV[2 * i - 1], 'PX', ARGV[2 * i])
@@ -63,11 +66,11 @@ if not changed[''] and #entries < tonumber(ARGV[#ARGV]) then
     end
   end
 end
-return {stored, entries[#entries][1]}
+return {stored, last()}
 """
 )
-# The command that has the journal begin if there is none; the last entry is returned.
-BEGINNING = BEGIN, [JOURNAL], [JOURNAL_MS]
+# Ids that no clock reaches, of 61 bits drawn by chance.
+NAMES = 1 << 61
 
 
 class Journal:
@@ -85,17 +88,26 @@ class Journal:
         self._entry, self._noted = entry, asyncio.get_running_loop().time()
 
 
-def adding(keys: Iterable[str]) -> tuple[Any, ...]:
+def beginning() -> tuple[Any, ...]:
+    """The command that has the journal begin if there is none; it returns the last entry."""
+    return BEGIN, [JOURNAL], [JOURNAL_MS, _name()]
+
+
+def adding(keys: Sequence[str]) -> tuple[Any, ...]:
     """The command that notes whose lists are removed by the next one, if there is a journal."""
-    users = [part for each in keys for part in ("user", each)]
+    users = [part for each in (keys if len(keys) <= NAMED else [""]) for part in ("user", each)]
     return "XADD", JOURNAL, "NOMKSTREAM", "MAXLEN", "~", ENTRIES, "*", *users
 
 
 def filling(entry: bytes, generation: bytes, lists: Mapping[str, bytes]) -> tuple[Any, ...]:
     """The command that stores users' lists; it returns how many it has stored, and the journal's last entry."""
     beginning = LIST + generation
-    args: list[Any] = [JOURNAL_MS, entry]
+    args: list[Any] = [JOURNAL_MS, _name()]
     for packed in lists.values():
         args += beginning + packed, b"%d" % (TTL_MS + random.random() * SPREAD_MS)  # noqa: S311  # keeps no secret
-    args.append(LOOKED_AT)
+    args += entry, LOOKED_AT
     return FILL, [JOURNAL, *map(key, lists)], args
+
+
+def _name() -> bytes:
+    return b"%d-1" % (NAMES | random.getrandbits(61))

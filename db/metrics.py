@@ -8,3 +8,7 @@ redis_failures = Counter(
     "segmentql_redis_failures_total", "Commands that Redis did not answer in time, or not at all; probes included."
 )
 cache_fills = Counter("segmentql_cache_fills_total", "Users whose lists this process stored in Redis.")
+cache_fills_refused = Counter(
+    "segmentql_cache_fills_refused_total",
+    "Users whose lists were not stored, as they may have been changed since.",
+)

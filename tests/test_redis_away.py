@@ -132,6 +132,25 @@ async def test_what_was_read_before_a_change_that_redis_had_no_memory_to_note_is
         assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
 
 
+async def test_nor_where_the_writer_leaves_redis_meanwhile(serve: Serve, valkey: Valkey) -> None:
+    async with serve(redis_url=valkey.url) as one:
+        await create(one, "A")
+        await changes_are_seen(one, one)
+        generation = (await state(valkey.client)).partition(b":")[0]
+        slow, writer = Cache(valkey.url, budget_ms=1_000), Cache(valkey.url, budget_ms=1_000)
+        async with slow.running(), writer.running():
+            entry = await slow.entry()
+            assert entry is not None
+            await valkey.client.config_set("maxmemory", 1)
+            forgetting = asyncio.create_task(writer.forget(["7"]))
+            await asyncio.sleep(0)  # it has sent everything, and waits
+            writer._leave(ConnectionError("a read was late"))
+            await forgetting
+            await valkey.client.config_set("maxmemory", 0)
+            await slow.fill(entry, generation, {"7": b"nonsense"})
+        assert await slugs(one, 7) == []
+
+
 async def test_a_redis_that_turns_read_only_is_not_trusted(serve: Serve, valkey: Valkey) -> None:
     """After a failover the old primary may be somebody's replica, and keeps answering reads."""
     async with serve(redis_url=valkey.url) as one, serve(redis_url=valkey.url) as two:
