@@ -18,7 +18,7 @@ from db import connections
 from db.bare import Pool
 from db.cache import Cache
 from db.clock import Clock
-from db.journal import JOURNAL, LOOKED_AT
+from db.journal import JOURNAL, JOURNAL_MS, LOOKED_AT
 from resolvers.catalogue import Catalogue
 from resolvers.reads import Reads
 from server.embedded import Servers
@@ -252,12 +252,6 @@ async def slow_reader(servers: Servers) -> AsyncIterator[Cache]:
         yield slow
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A journal that does not end while a busy machine is looking elsewhere."""
-    monkeypatch.setattr("db.journal.JOURNAL_MS", 600_000)
-
-
 async def begun(slow: Cache) -> bytes:
     """What it knows of the journal when it begins to read."""
     entry = await slow.entry()
@@ -265,7 +259,6 @@ async def begun(slow: Cache) -> bytes:
     return entry
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
     client: Client, servers: Servers, redis: Redis
 ) -> None:
@@ -285,7 +278,6 @@ async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
         assert await redis.get("segmentql:user:8") == b"V" + generation
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_fill_that_began_after_a_commit_is_accepted(client: Client, servers: Servers, redis: Redis) -> None:
     """As soon as somebody was changed the next who reads may store it."""
     await create(client, "A")
@@ -298,7 +290,6 @@ async def test_a_fill_that_began_after_a_commit_is_accepted(client: Client, serv
         assert await slow.fill(await begun(slow), generation, {"7": b""}) == 1  # it was told more by the answer
 
 
-@pytest.mark.usefixtures("patient")
 async def test_no_fill_survives_a_change_of_too_many_to_be_named(
     client: Client, servers: Servers, redis: Redis
 ) -> None:
@@ -317,7 +308,6 @@ async def test_no_fill_survives_a_change_of_too_many_to_be_named(
         assert await slow.fill(entry, generation, {"7": b"", "elsewhere": b""}) == 0
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("how", ["evicted", "begun anew", "written over", "cut short", "grown too long"])
 async def test_no_fill_survives_its_journal(client: Client, servers: Servers, redis: Redis, how: str) -> None:
     """Redis may forget it like anything else, and then nobody knows who was changed."""
@@ -348,9 +338,11 @@ async def test_no_fill_survives_its_journal(client: Client, servers: Servers, re
 
 
 async def test_a_journal_and_with_it_the_time_for_a_fill_is_short(
-    client: Client, servers: Servers, redis: Redis
+    client: Client, servers: Servers, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that Redis is cut off from relies on it, for with that the lists it could not remove are gone."""
+    monkeypatch.setattr("db.journal.JOURNAL_MS", JOURNAL_MS)
+    await redis.flushall()
     await create(client, "A")
     await slugs(client, "warm")
     async with slow_reader(servers) as slow:
