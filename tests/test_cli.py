@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import signal
@@ -152,7 +153,7 @@ def test_reports_that_cannot_be_kept_are_refused_at_the_start(empty_place: Path,
 
 
 def test_each_server_process_shows_metrics_on_a_port_of_its_own(empty_place: Path, urls: dict[str, str]) -> None:
-    port = 20_000 + os.getpid() % 10_000 * 2
+    port = free_pair()
     with serving(empty_place, "--workers", "2", **urls, SEGMENTQL_METRICS_PORT=str(port)):
         for each in (port, port + 1):
             assert until(lambda each=each: shows_metrics(each))  # type: ignore[misc]  # mypy takes no defaults in lambdas
@@ -528,6 +529,16 @@ def workers_of(service: Service) -> list[int]:
     """Its server processes; Python's own helper for shared resources is not one."""
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def free_pair() -> int:
+    """A port which is free, as the next one is, and which no connection of anybody's gets: those are from 32 768 on."""
+    for port in random.sample(range(20_000, 32_000, 2), 1_000):
+        with socket.socket() as one, socket.socket() as other, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("there are no two free ports")
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> bool:
