@@ -24,7 +24,6 @@ from db.cache_format import (
     CLOSE,
     CLOSED,
     OPEN,
-    REMOVE,
     STATE,
     USER,
     USER_CHANNEL,
@@ -35,7 +34,7 @@ from db.cache_format import (
     parse_run_id,
     parse_state,
 )
-from db.journal import JOURNAL, Journal, adding, beginning, filling
+from db.journal import JOURNAL, Journal, adding, beginning, filling, removing
 from db.news import News
 from db.pipeline import Answered, Part, Pipeline, Script, once
 from db.redis_connections import connections
@@ -172,8 +171,7 @@ class Cache:
     async def _remove(self, user_ids: Sequence[str], channel: str) -> None:
         # Redis does nothing else while it runs a command, and each has the whole budget.
         for start in range(0, len(user_ids), REMOVED):
-            users = "\n".join(user_ids[start : start + REMOVED])
-            await self._change(REMOVE, [JOURNAL, USER], [users, channel])
+            await self._change(*removing(user_ids[start : start + REMOVED], channel))
             if not self.available:
                 return  # whatever it holds is not read any more
 

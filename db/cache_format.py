@@ -18,7 +18,6 @@ CATALOGUE_CHANNEL = "segmentql:catalogue-changed"
 RUN_ID = re.compile(rb"run_id:(\w+)")
 # First byte of a user's list; the generation follows.
 LIST = b"V"
-
 # Two processes may announce in either order: the version only rises. Without a state a new generation begins.
 ANNOUNCE = Script("""
 local state = redis.call('GET', KEYS[1])
@@ -40,25 +39,6 @@ redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """)
 OPEN = Script("""
 if redis.call('DECR', KEYS[1]) <= 0 then
-  redis.call('UNLINK', KEYS[1])
-end
-""")
-
-
-# Many keys by one argument: several would take us ten times as long to send. No id has a line end. Whoever watches one
-# of these users is told, if Redis lets us: the lists have to go even where we may not say anything on its channels. The
-# journal comes last: Redis does not refuse memory to who has begun to write.
-REMOVE = Script("""
-local keys = {}
-for user in string.gmatch(ARGV[1], '[^\\n]+') do
-  keys[#keys + 1] = KEYS[2] .. user
-  if ARGV[2] ~= '' then
-    redis.pcall('PUBLISH', ARGV[2] .. user, '')
-  end
-end
-redis.call('UNLINK', unpack(keys))
-local noted = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', 10000, '*', 'user', '')
-if type(noted) == 'table' and noted.err then
   redis.call('UNLINK', KEYS[1])
 end
 """)

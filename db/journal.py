@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from db.cache_format import LIST, key
+from db.cache_format import LIST, USER, key
 from db.pipeline import Script
 
 # A stream; an entry has users' keys, or '' which stands for everybody.
@@ -69,6 +69,23 @@ end
 return {stored, last()}
 """
 )
+# Many keys by one argument: several would take us ten times as long to send. No id has a line end. Whoever watches one
+# of these users is told, if Redis lets us: the lists have to go even where we may not say anything on its channels. The
+# journal comes last: Redis does not refuse memory to who has begun to write.
+REMOVE = Script("""
+local keys = {}
+for user in string.gmatch(ARGV[1], '[^\\n]+') do
+  keys[#keys + 1] = KEYS[2] .. user
+  if ARGV[2] ~= '' then
+    redis.pcall('PUBLISH', ARGV[2] .. user, '')
+  end
+end
+redis.call('UNLINK', unpack(keys))
+local noted = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[3], '*', 'user', '')
+if type(noted) == 'table' and noted.err then
+  redis.call('UNLINK', KEYS[1])
+end
+""")
 # Ids that no clock reaches, of 61 bits drawn by chance.
 NAMES = 1 << 61
 
@@ -97,6 +114,11 @@ def adding(keys: Sequence[str]) -> tuple[Any, ...]:
     """The command that notes whose lists are removed by the next one, if there is a journal."""
     users = [part for each in (keys if len(keys) <= NAMED else [""]) for part in ("user", each)]
     return "XADD", JOURNAL, "NOMKSTREAM", "MAXLEN", "~", ENTRIES, "*", *users
+
+
+def removing(user_ids: Sequence[str], channel: str) -> tuple[Any, ...]:
+    """The command that removes the lists of many, notes that, and tells who watches them, unless the channel is ''."""
+    return REMOVE, [JOURNAL, USER], ["\n".join(user_ids), channel, ENTRIES]
 
 
 def filling(entry: bytes, generation: bytes, lists: Mapping[str, bytes]) -> tuple[Any, ...]:
