@@ -93,7 +93,7 @@ def reader(database: Database, pool_size: int) -> AsyncEngine:
 
 def bare_writer(database: Database, size: int) -> bare.Pool:
     """For mutations that are one statement, whose plan is always the same."""
-    return bare.Pool(_primary(database), size, WRITING | {"plan_cache_mode": "force_generic_plan"}, WRITE_SECONDS)
+    return bare.Pool(_primary(database), size, WRITING | PLANNED_ONCE, WRITE_SECONDS)
 
 
 def bare_reader(database: Database, size: int) -> bare.Pool:

@@ -237,20 +237,23 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    plain = {}
     kind: type = type(value)
-    for name, default in _defaults(kind):
+    defaults = _defaults(kind)
+    if defaults is None:
+        return value
+    plain = {}
+    for name, default in defaults:
         inner = getattr(value, name)
         if inner is not default and inner != default:
             plain[name] = _plain(inner)
-    return plain if dataclasses.is_dataclass(kind) else value
+    return plain
 
 
-@cache  # of the inputs that there are
-def _defaults(kind: type) -> Sequence[tuple[str, object]]:
-    """Each field's default; of one without, what no value is equal to. What is no dataclass has no fields."""
+@cache  # of the inputs that there are, and of what is in them
+def _defaults(kind: type) -> Sequence[tuple[str, object]] | None:
+    """Each field's default; of one without, what no value is equal to. None: it is no dataclass."""
     if not dataclasses.is_dataclass(kind):
-        return []
+        return None
     return [
         (field.name, field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
         for field in dataclasses.fields(kind)

@@ -189,10 +189,10 @@ class Reads:
     async def _fill(self, batch: Waiting, state: State) -> None:
         """Read from PostgreSQL, and store for the next, what was not in Redis."""
         entry = await self._cache.entry()
-        packed = await self._selecting.of_users(list(batch))
         if entry is None:
-            await self._answer_all(batch, packed)
+            await self._from_postgresql(batch)
             return
+        packed = await self._selecting.of_users(list(batch))
         lists = {user_id: packed.lists.get(user_id, b"") for user_id in batch}
         # Redis has it to do while we are answering.
         filled = self._cache.fill(entry, state.generation, lists)
