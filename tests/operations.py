@@ -91,6 +91,11 @@ async def state(redis: Redis) -> bytes:
     return found
 
 
+async def generation(redis: Redis) -> bytes:
+    """Under which lists in Redis count."""
+    return (await state(redis)).partition(b":")[0]
+
+
 async def database_clock(engine: AsyncEngine) -> datetime:
     async with engine.connect() as conn:
         clock: datetime = (await conn.execute(text("SELECT clock_timestamp()"))).scalar_one()

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 from conftest import Client, Serve
-from operations import UPDATE, change, create, database_clock, delete, memberships, new_key, slugs, state
+from operations import UPDATE, change, create, database_clock, delete, generation, memberships, new_key, slugs, state
 from redis.asyncio import Redis
+from slow_readers import begun, slow_reader
 from sqlalchemy import Engine, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db import connections
 from db.bare import Pool
-from db.cache import Cache
+from db.cache import FEW, Cache
 from db.clock import Clock
-from db.journal import JOURNAL, JOURNAL_MS, LOOKED_AT
+from db.journal import JOURNAL, JOURNAL_MS, LOOKED_AT, NAMED
 from resolvers.catalogue import Catalogue
 from resolvers.reads import Reads
 from server.embedded import Servers
@@ -221,8 +222,8 @@ async def test_a_cache_that_holds_nonsense_fails_the_read_and_no_other(
     await create(client, "A")
     async with reading(servers) as reads:
         await reads.cached("7")
-        generation = (await state(redis)).partition(b":")[0]
-        await redis.set("segmentql:user:7", b"V" + generation + b"nonsense")
+        counting = await generation(redis)
+        await redis.set("segmentql:user:7", b"V" + counting + b"nonsense")
         with pytest.raises(Exception, match="requires a buffer of a multiple"):
             await reads.cached("7")
         await redis.unlink("segmentql:user:7")
@@ -244,84 +245,70 @@ async def test_a_herd_of_readers_of_one_cold_user_shares_a_few_statements(
     assert statements["memberships"] <= 2 * (3 + 1)
 
 
-@asynccontextmanager
-async def slow_reader(servers: Servers) -> AsyncIterator[Cache]:
-    """Another process, which reads now and stores later."""
-    slow = Cache(servers.redis_url, budget_ms=1_000)
-    async with slow.running():
-        yield slow
-
-
-async def begun(slow: Cache) -> bytes:
-    """What it knows of the journal when it begins to read."""
-    entry = await slow.entry()
-    assert entry is not None
-    return entry
+async def used(client: Client, redis: Redis) -> bytes:
+    """The generation of a Redis that was read from; there is a segment A."""
+    await create(client, "A")
+    await slugs(client, "warm")
+    return await generation(redis)
 
 
 async def test_a_fill_that_began_before_a_commit_is_refused_after_it(
     client: Client, servers: Servers, redis: Redis
 ) -> None:
     """A slow reader in another process: it read before the commit, and wants to store after the acknowledgement."""
-    await create(client, "A")
-    await slugs(client, "warm")  # the state is there
-    generation = (await state(redis)).partition(b":")[0]
-    async with slow_reader(servers) as slow:
+    counting = await used(client, redis)
+    async with slow_reader(servers.redis_url) as slow:
         for _ in range(20):
             await redis.unlink("segmentql:user:7")
             entry = await begun(slow)
             await change(client, 7, add=["A"])
-            assert await slow.fill(entry, generation, {"7": b"", "8": b""}) == 1
+            assert await slow.fill(entry, counting, {"7": b"", "8": b""}) == 1
             assert await slugs(client, 7) == ["A"]
             await change(client, 7, remove=["A"])
-            assert await slow.fill(entry, generation, {"7": b""}) == 0
-        assert await redis.get("segmentql:user:8") == b"V" + generation
+            assert await slow.fill(entry, counting, {"7": b""}) == 0
+        assert await redis.get("segmentql:user:8") == b"V" + counting
 
 
 async def test_a_fill_that_began_after_a_commit_is_accepted(client: Client, servers: Servers, redis: Redis) -> None:
     """As soon as somebody was changed the next who reads may store it."""
-    await create(client, "A")
-    await slugs(client, "warm")
-    generation = (await state(redis)).partition(b":")[0]
-    async with slow_reader(servers) as slow:
+    counting = await used(client, redis)
+    async with slow_reader(servers.redis_url) as slow:
         entry = await begun(slow)
         await change(client, 7, add=["A"])
-        assert await slow.fill(entry, generation, {"7": b""}) == 0  # for all that it knew
-        assert await slow.fill(await begun(slow), generation, {"7": b""}) == 1  # it was told more by the answer
+        assert await slow.fill(entry, counting, {"7": b""}) == 0  # for all that it knew
+        assert await slow.fill(await begun(slow), counting, {"7": b""}) == 1  # it was told more by the answer
 
 
+@pytest.mark.parametrize("users", [NAMED + 1, FEW + 1])
 async def test_no_fill_survives_a_change_of_too_many_to_be_named(
-    client: Client, servers: Servers, redis: Redis
+    client: Client, servers: Servers, redis: Redis, users: int
 ) -> None:
-    await create(client, "A")
-    await slugs(client, "warm")
-    generation = (await state(redis)).partition(b":")[0]
-    async with slow_reader(servers) as slow:
+    counting = await used(client, redis)
+    async with slow_reader(servers.redis_url) as slow:
         entry = await begun(slow)
         done = await client.ask(
             """mutation ($input: AddUsersToSegmentInput!, $key: String!) {
                  addUsersToSegment(input: $input, idempotencyKey: $key) { added } }""",
-            input={"slug": "A", "userIds": [str(n) for n in range(200)]},
+            input={"slug": "A", "userIds": [str(n) for n in range(users)]},
             key=new_key(),
         )
-        assert done == {"addUsersToSegment": {"added": 200}}
-        assert await slow.fill(entry, generation, {"7": b"", "elsewhere": b""}) == 0
+        assert done == {"addUsersToSegment": {"added": users}}
+        assert await slow.fill(entry, counting, {"7": b"", "elsewhere": b""}) == 0
+        assert await slow.fill(await begun(slow), counting, {"elsewhere": b""}) == 1
 
 
 @pytest.mark.parametrize("how", ["evicted", "begun anew", "written over", "cut short", "grown too long"])
 async def test_no_fill_survives_its_journal(client: Client, servers: Servers, redis: Redis, how: str) -> None:
     """Redis may forget it like anything else, and then nobody knows who was changed."""
-    await create(client, "A")
-    await slugs(client, "warm")
-    generation = (await state(redis)).partition(b":")[0]
-    async with slow_reader(servers) as slow:
+    counting = await used(client, redis)
+    async with slow_reader(servers.redis_url) as slow:
         entry = await begun(slow)
-        assert await slow.fill(entry, generation, {"8": b""}) == 1
+        assert await slow.fill(entry, counting, {"8": b""}) == 1
         if how == "evicted":
             await redis.unlink(JOURNAL)
         elif how == "begun anew":
             await redis.unlink(JOURNAL)
-            async with slow_reader(servers) as other:
+            async with slow_reader(servers.redis_url) as other:
                 assert await begun(other) != entry
         elif how == "written over":
             await redis.set(JOURNAL, "nonsense")
@@ -331,7 +318,7 @@ async def test_no_fill_survives_its_journal(client: Client, servers: Servers, re
         else:
             for number in range(LOOKED_AT):
                 await redis.xadd(JOURNAL, {"user": f"somebody {number}"})
-        assert await slow.fill(entry, generation, {"7": b""}) == 0
+        assert await slow.fill(entry, counting, {"7": b""}) == 0
         assert await redis.get("segmentql:user:7") is None
         await change(client, 7, add=["A"])
         assert await slugs(client, 7) == ["A"]
@@ -345,7 +332,7 @@ async def test_a_journal_and_with_it_the_time_for_a_fill_is_short(
     await redis.flushall()
     await create(client, "A")
     await slugs(client, "warm")
-    async with slow_reader(servers) as slow:
+    async with slow_reader(servers.redis_url) as slow:
         await begun(slow)
         before = await redis.pttl(JOURNAL)
         assert 0 < before <= 3_000
@@ -364,14 +351,12 @@ async def test_what_a_slow_reader_read_before_an_outage_does_not_count_after_it(
     client: Client, servers: Servers, engine: AsyncEngine, redis: Redis
 ) -> None:
     """A change meanwhile could not be told to Redis; so the generation is another one."""
-    await create(client, "A")
-    await slugs(client, "warm")
-    generation = (await state(redis)).partition(b":")[0]
-    async with slow_reader(servers) as slow:
+    counting = await used(client, redis)
+    async with slow_reader(servers.redis_url) as slow:
         entry = await begun(slow)
         await sneak_in(engine, "7", 1)
         await redis.unlink("segmentql:state")  # what a process does that could not invalidate
-        await slow.fill(entry, generation, {"7": b""})
+        await slow.fill(entry, counting, {"7": b""})
         assert await slugs(client, 7) == ["A"]
 
 
@@ -417,8 +402,8 @@ async def test_a_version_from_another_past_is_not_believed(client: Client, redis
     await create(client, "A")
     await change(client, 7, add=["A"])
     assert await slugs(client, 7) == ["A"]
-    generation = (await state(redis)).partition(b":")[0]
-    await redis.set("segmentql:state", generation + b":999")
+    counting = await generation(redis)
+    await redis.set("segmentql:state", counting + b":999")
     assert await slugs(client, 7) == ["A"]
     assert await slugs(client, 7) == ["A"]
     assert int((await state(redis)).partition(b":")[2]) == 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from breaking import Valkey
 from conftest import Client, Serve
-from operations import change, create, delete, differences, slugs, state
+from operations import change, create, delete, differences, generation, slugs
+from slow_readers import begun, slow_reader
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from db.cache import Cache
@@ -120,15 +121,13 @@ async def test_what_was_read_before_a_change_that_redis_had_no_memory_to_note_is
     async with serve(redis_url=valkey.url) as one, serve(redis_url=valkey.url) as two:
         await create(one, "A")
         await changes_are_seen(one, one, two)
-        generation = (await state(valkey.client)).partition(b":")[0]
-        slow = Cache(valkey.url, budget_ms=1_000)
-        async with slow.running():
-            entry = await slow.entry()
-            assert entry is not None
+        counting = await generation(valkey.client)
+        async with slow_reader(valkey.url) as slow:
+            entry = await begun(slow)
             await valkey.client.config_set("maxmemory", 1)
             await change(one, 7, add=["A"])
             await valkey.client.config_set("maxmemory", 0)
-            assert await slow.fill(entry, generation, {"7": b""}) == 0
+            assert await slow.fill(entry, counting, {"7": b""}) == 0
         assert await slugs(one, 7) == await slugs(two, 7) == ["A"]
 
 
@@ -136,18 +135,17 @@ async def test_nor_where_the_writer_leaves_redis_meanwhile(serve: Serve, valkey:
     async with serve(redis_url=valkey.url) as one:
         await create(one, "A")
         await changes_are_seen(one, one)
-        generation = (await state(valkey.client)).partition(b":")[0]
-        slow, writer = Cache(valkey.url, budget_ms=1_000), Cache(valkey.url, budget_ms=1_000)
-        async with slow.running(), writer.running():
-            entry = await slow.entry()
-            assert entry is not None
+        counting = await generation(valkey.client)
+        writer = Cache(valkey.url, budget_ms=1_000)
+        async with slow_reader(valkey.url) as slow, writer.running():
+            entry = await begun(slow)
             await valkey.client.config_set("maxmemory", 1)
             forgetting = asyncio.create_task(writer.forget(["7"]))
             await asyncio.sleep(0)  # it has sent everything, and waits
             writer._leave(ConnectionError("a read was late"))
             await forgetting
             await valkey.client.config_set("maxmemory", 0)
-            await slow.fill(entry, generation, {"7": b"nonsense"})
+            await slow.fill(entry, counting, {"7": b"nonsense"})
         assert await slugs(one, 7) == []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from breaking import Valkey
 from conftest import Client
-from operations import CHANGE, MEMBERSHIPS, change, create, delete, differences, state
+from operations import CHANGE, MEMBERSHIPS, change, create, delete, differences, generation
 from redis.asyncio import Redis
 from serving import Process, server_process
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -83,7 +83,7 @@ async def test_nor_with_a_fill_delayed_over_the_commit(
     await create(two[0], "A")
     await change(two[0], 7, add=["A"], expiresAt=expiry(0))
     await seen(two[0], "7")
-    generation = (await state(redis)).partition(b":")[0]
+    counting = await generation(redis)
     slow, missed, accepted, delayed = Cache(servers.redis_url, budget_ms=5_000), 0, 0, 0
     async with slow.running():
         for number in range(1, ROUNDS + 1):
@@ -93,7 +93,7 @@ async def test_nor_with_a_fill_delayed_over_the_commit(
             await change(two[number % 2], 7, add=["A"], expiresAt=expiry(number))
             if entry is not None:
                 delayed += 1
-                accepted += await slow.fill(entry, generation, {"7": stale})
+                accepted += await slow.fill(entry, counting, {"7": stale})
             for client in two:
                 missed += await seen(client, "7") != expiry(number)
     print(f"\n{delayed} fills delayed over a commit: {accepted} accepted, {missed} reads missed the change")
