@@ -59,6 +59,15 @@ async def finished(client: Client, task_id: str) -> Any:
     return found
 
 
+async def comes_to(look: Callable[[], list[str]], expected: list[str]) -> None:
+    """Wait until that is what is there: a file is published first, what earlier attempts left is removed then."""
+    for _ in range(600):
+        if look() == expected:
+            break
+        await asyncio.sleep(0.05)
+    assert look() == expected
+
+
 async def download(client: Client, found: Any) -> bytes:
     """The task's file, which is what the task says."""
     assert found["status"] == "SUCCEEDED", found

@@ -12,6 +12,7 @@ import pytest
 from background import (
     CANCEL,
     ask_for_report,
+    comes_to,
     download,
     execute,
     finished,
@@ -76,8 +77,8 @@ async def test_a_report_whose_commit_is_not_answered_is_published_once(
                 await asyncio.sleep(0.01)
             found = await finished(client, task_id)
             assert len(lines(await download(client, found))) == 1_000
-        ((attempt,),) = await execute(stalling, "SELECT attempt FROM tasks")
-        assert [path.name for path in folder.rglob("*.csv*")] == [f"{attempt}.csv"]
+            ((attempt,),) = await execute(stalling, "SELECT attempt FROM tasks")
+            await comes_to(lambda: [path.name for path in folder.rglob("*.csv*")], [f"{attempt}.csv"])
 
 
 async def test_a_purge_whose_commit_is_not_answered_counts_right(

@@ -14,7 +14,7 @@ from uuid import uuid4
 import boto3
 import httpx
 import pytest
-from background import ask_for_report, download, execute, finished, let_leases_end, lines, task
+from background import ask_for_report, comes_to, download, execute, finished, let_leases_end, lines, task
 from conftest import Client, Serve
 from operations import change, create
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -276,7 +276,9 @@ async def test_what_a_killed_attempt_left_in_a_bucket_goes(serve: Serve, bucket:
     async with serve(serve_tasks=1, files=place) as client:
         found = await finished(client, task_id)
         assert await download(client, found) == b"user_id,segment,operation,at\r\n"
-        assert len([each.key for each in bucket.objects.all() if task_id in each.key]) == 1
+        await comes_to(
+            lambda: [each.key for each in bucket.objects.all() if task_id in each.key], [f"reports/{task_id}/2.csv"]
+        )
     files = Files(place)
     stats = await by_hand(engine, files, Retention(24, 7, 30, None))
     assert stats["leftovers"] == 0

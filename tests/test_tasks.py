@@ -18,6 +18,7 @@ from background import (
     TASKS,
     WORKER,
     ask_for_report,
+    comes_to,
     download,
     execute,
     finished,
@@ -176,7 +177,7 @@ async def test_a_report_whose_worker_is_killed_is_made_by_another(
         content = await download(other, found)
         assert [line[0] for line in lines(content)] == [f"user-{n:06}" for n in range(1_000)]
         assert await execute(stalling, "SELECT attempt, failures FROM tasks") == [(2, 1)]
-        assert published(tmp_path / "files") == [f"reports/{task_id}/2.csv"]
+        await comes_to(lambda: published(tmp_path / "files"), [f"reports/{task_id}/2.csv"])
         assert await verified(prepared_url, place["files"]) == []
 
 
@@ -203,7 +204,7 @@ async def test_a_worker_that_was_frozen_past_its_lease_moves_nothing(
         worker.send(SIGCONT)
         await worker.says("lost report")
         assert await execute(stalling, "SELECT * FROM tasks") == row
-        assert published(tmp_path / "files") == [f"reports/{task_id}/2.csv"]
+        await comes_to(lambda: published(tmp_path / "files"), [f"reports/{task_id}/2.csv"])
         assert await download(other, found) == content
         assert await verified(prepared_url, place["files"]) == []
         worker.send(SIGTERM)
