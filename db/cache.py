@@ -29,15 +29,15 @@ from db.cache_format import (
     USER_CHANNEL,
     Fetched,
     State,
-    key,
     new_generation,
     parse_run_id,
     parse_state,
 )
-from db.journal import JOURNAL, Journal, adding, beginning, filling, removing
+from db.journal import Journal, beginning, filling, removing
 from db.news import News
 from db.pipeline import Answered, Part, Pipeline, Script, once
 from db.redis_connections import connections
+from db.removals import Removals
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class Cache:
         # The state as it was found last, and what it says.
         self._found = b"", parse_state(b":-1")
         self._journal = Journal()
+        self._removals = Removals(self.pipeline, self._journal, PATIENCE * self._budget, self._change_failed)
         # Which start of which server answered last.
         self._run_id: bytes | None = None
         # Nothing is known about Redis before the first probe has answered.
@@ -151,22 +152,10 @@ class Cache:
         """Forget the lists of users whom somebody else has changed, who may not have got to it yet."""
         if len(user_ids) > FEW:
             await self._remove(user_ids, "")
+        elif not self.available:
+            await self._leave_untold()
         elif user_ids:
-            keys = list(map(key, user_ids))
-            refused = False
-
-            def noted(reply: Any) -> None:
-                nonlocal refused
-                refused = isinstance(reply, Exception)
-                if isinstance(reply, bytes):
-                    self._journal.note(reply)
-
-            if self.available:
-                self._send(adding(keys), noted, PATIENCE * self._budget)
-            answered = await self._change("UNLINK", *keys)
-            if refused and answered:
-                # Somebody may have stored a list in between, which nobody does without a journal.
-                await self._change("UNLINK", JOURNAL, *keys)
+            await self._removals.remove(user_ids)
 
     async def _remove(self, user_ids: Sequence[str], channel: str) -> None:
         # Redis does nothing else while it runs a command, and each has the whole budget.
@@ -252,21 +241,17 @@ class Cache:
         if self._failures >= FAILURES:
             self._leave(error)
 
-    async def _change(self, *command: Any) -> bool:
-        """Do what others rely on, and say whether it was done; else Redis is not trusted until the state is gone."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    async def _change(self, *command: Any) -> None:
+        """Do what others rely on; if it cannot be done, Redis is not trusted until the state is gone."""
         if not self.available:
-            self._untold += 1
-            # Perhaps it is back, and only the next look would tell: others may have been reading from it all the time.
-            self._send(("UNLINK", STATE), once(answer), PATIENCE * self._budget)
-            await answer
-            return False
+            await self._leave_untold()
+            return
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         # Whoever has asked may have left, and others rely on it all the same.
         def received(reply: Any) -> None:
             if isinstance(reply, Exception) and not isinstance(reply, OutOfMemoryError):
-                metrics.redis_failures.inc()
-                self._leave(reply)
+                self._change_failed(reply)
             if not answer.done():
                 answer.set_result(reply)
 
@@ -275,7 +260,17 @@ class Cache:
         if isinstance(reply, OutOfMemoryError):
             # Only removing is possible. Without the state everyone asks PostgreSQL.
             await self.renounce()
-        return not isinstance(reply, Exception)
+
+    async def _leave_untold(self) -> None:
+        self._untold += 1
+        # Perhaps it is back, and only the next look would tell: others may have been reading from it all the time.
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._send(("UNLINK", STATE), once(answer), PATIENCE * self._budget)
+        await answer
+
+    def _change_failed(self, error: Exception) -> None:
+        metrics.redis_failures.inc()
+        self._leave(error)
 
     def _send(self, command: tuple[Any, ...], take: Answered, seconds: float) -> None:
         if isinstance(command[0], Script):

@@ -4,9 +4,8 @@ What it does is said where the function is made, in `migrations/versions/0005_ch
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from asyncpg.exceptions import LockNotAvailableError
@@ -18,8 +17,7 @@ CHANGE = "SELECT change_user_segments_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 CLAIM = "INSERT INTO operations"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """Slugs are distinct, and none is in both lists; of `ttl_days` and `expires_at` at most one is given."""
 
     user_id: str
@@ -29,8 +27,7 @@ class Change:
     expires_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of a change, or else why nothing did: then it has left nothing behind."""
 
     outcome: dict[str, Any] | None = None

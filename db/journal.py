@@ -20,7 +20,7 @@ JOURNAL = b"segmentql:journal"
 JOURNAL_MS = 3_000
 # Its entries, more or less; and how many are looked at before a list is stored: if there are more, it is not.
 ENTRIES, LOOKED_AT = 10_000, 500
-# Users of an entry. More are everybody: looking at them would take Redis too long.
+# Users of an entry. Of very many it says that they are everybody: looking at them would take Redis too long.
 NAMED = 10
 # How long an entry is good for readings that begin. Of an older one too many would seem to have been changed since.
 FRESH_SECONDS = 0.1
@@ -111,8 +111,8 @@ def beginning() -> tuple[Any, ...]:
 
 
 def adding(keys: Sequence[str]) -> tuple[Any, ...]:
-    """The command that notes whose lists are removed by the next one, if there is a journal."""
-    users = [part for each in (keys if len(keys) <= NAMED else [""]) for part in ("user", each)]
+    """The command that notes whose lists are removed next, if there is a journal; it takes NAMED keys at the most."""
+    users = [part for each in keys for part in ("user", each)]
     return "XADD", JOURNAL, "NOMKSTREAM", "MAXLEN", "~", ENTRIES, "*", *users
 
 

@@ -25,8 +25,4 @@ class News:
         self._tell(CATALOGUE_CHANNEL)
 
     def _tell(self, channel: str) -> None:
-        self._pipeline.send(("PUBLISH", channel, ""), _nothing, self._seconds)
-
-
-def _nothing(_: object) -> None:
-    pass
+        self._pipeline.send(("PUBLISH", channel, ""), None, self._seconds)

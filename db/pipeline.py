@@ -121,10 +121,11 @@ class Pipeline:
         """
         return bool(self._expected) and asyncio.get_running_loop().time() - self._expected[0].since >= seconds
 
-    def send(self, parts: tuple[Part, ...], answered: Answered, seconds: float) -> None:
+    def send(self, parts: tuple[Part, ...], answered: Answered | None, seconds: float) -> None:
         """Call `answered` once, with Redis's answer or with the error that there was instead; never at once."""
         if self.following is not None:
-            answered = _both(self.following(str(parts[0])), answered)
+            follower = self.following(str(parts[0]))
+            answered = follower if answered is None else _both(follower, answered)
         loop = asyncio.get_running_loop()
         self._unsent.append(hiredis.pack_command(parts))  # type: ignore[arg-type]  # it means any number of them
         now = loop.time()

@@ -279,9 +279,9 @@ async def test_a_fill_that_began_after_a_commit_is_accepted(client: Client, serv
         assert await slow.fill(await begun(slow), counting, {"7": b""}) == 1  # it was told more by the answer
 
 
-@pytest.mark.parametrize("users", [NAMED + 1, FEW + 1])
-async def test_no_fill_survives_a_change_of_too_many_to_be_named(
-    client: Client, servers: Servers, redis: Redis, users: int
+@pytest.mark.parametrize(("users", "others"), [(NAMED, 1), (NAMED + 1, 1), (FEW, 1), (FEW + 1, 0)])
+async def test_no_fill_of_many_who_were_changed_survives_and_none_at_all_if_they_are_too_many_to_be_named(
+    client: Client, servers: Servers, redis: Redis, users: int, others: int
 ) -> None:
     counting = await used(client, redis)
     async with slow_reader(servers.redis_url) as slow:
@@ -293,8 +293,29 @@ async def test_no_fill_survives_a_change_of_too_many_to_be_named(
             key=new_key(),
         )
         assert done == {"addUsersToSegment": {"added": users}}
-        assert await slow.fill(entry, counting, {"7": b"", "elsewhere": b""}) == 0
+        await asyncio.gather(*(change(client, f"too {n}", add=["A"]) for n in range(30)))
+        changed = [str(n) for n in range(users)] + [f"too {n}" for n in range(30)]
+        assert await slow.fill(entry, counting, dict.fromkeys(changed, b"")) == 0
+        assert await slow.fill(entry, counting, {"elsewhere": b""}) == others
         assert await slow.fill(await begun(slow), counting, {"elsewhere": b""}) == 1
+
+
+async def test_what_is_removed_at_one_instant_takes_one_command_for_many(
+    client: Client, servers: Servers, redis: Redis
+) -> None:
+    counting = await used(client, redis)
+    async with slow_reader(servers.redis_url) as other:
+        users = [f"user {n}" for n in range(250)]
+        assert await other.fill(await begun(other), counting, dict.fromkeys(users, b"")) == 250
+        await redis.config_resetstat()
+        # One of them twice, and several by one.
+        await asyncio.gather(
+            other.forget(users[:7]), other.forget(users[3:5]), *(other.forget([user]) for user in users[7:])
+        )
+        commands = await redis.info("commandstats")
+        assert commands["cmdstat_unlink"]["calls"] == 3
+        assert commands["cmdstat_xadd"]["calls"] == 25
+        assert await redis.exists(*[f"segmentql:user:{user}" for user in users]) == 0
 
 
 @pytest.mark.parametrize("how", ["evicted", "begun anew", "written over", "cut short", "grown too long"])
