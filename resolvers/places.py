@@ -1,6 +1,5 @@
 """How many of a kind may be under way in this process: whoever finds no place is told so at once."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,21 +13,25 @@ class Places:
     def __init__(self, most: int) -> None:
         self._free = most
         self._most_of_one = -(-most // SHARE)
-        self._taken: Counter[str] = Counter()
+        # By caller; whoever has none is not there.
+        self._taken: dict[str, int] = {}
 
     def take(self, caller: str) -> None:
         """Take a place, or raise Overloaded."""
-        if self._free <= 0 or self._taken[caller] >= self._most_of_one:
+        taken = self._taken.get(caller, 0)
+        if self._free <= 0 or taken >= self._most_of_one:
             raise Overloaded
         self._free -= 1
-        self._taken[caller] += 1
+        self._taken[caller] = taken + 1
 
     def give(self, caller: str) -> None:
         """Leave a place that was taken."""
         self._free += 1
-        self._taken[caller] -= 1
-        if not self._taken[caller]:
+        taken = self._taken[caller]
+        if taken == 1:
             del self._taken[caller]
+        else:
+            self._taken[caller] = taken - 1
 
     @contextmanager
     def one(self, caller: str) -> Iterator[None]:

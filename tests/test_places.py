@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import random
+from collections import Counter
 from ipaddress import ip_network
 from typing import Any, Self
 
 import httpx
+import pytest
 from conftest import Client, Serve
 from limiting import READ, asked, code
 from operations import change, create, new_key
@@ -13,6 +16,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from resolvers.fair_turns import FairTurns
+from resolvers.places import Places
+from resolvers.turns import Turns
 
 ADD = """mutation ($input: AddUsersToSegmentInput!, $key: String!) {
   addUsersToSegment(input: $input, idempotencyKey: $key) { added userErrors { code } } }"""
@@ -160,4 +165,42 @@ async def test_turns_go_round_and_who_leaves_has_none() -> None:
         tasks[0].cancel()
     assert order == ["b", "a", "b"]
     async with asyncio.timeout(5), turns.one("later"):
+        pass
+
+
+@pytest.mark.parametrize("of_all", [None, 3])
+@pytest.mark.parametrize("seed", range(10))
+async def test_a_segment_has_so_many_turns_at_a_time_and_who_leaves_keeps_none(seed: int, of_all: int | None) -> None:
+    """Whether it leaves at work or while it waits, for one of several segments or for one at all."""
+    dice = random.Random(seed)
+    places = Places(400)
+    turns = Turns(places, 2, of_all)
+    at_work: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    async def one(slugs: set[str], steps: int) -> None:
+        async with turns.of(slugs, "somebody"):
+            at_work.update({*slugs, "all"})
+            most.update({each: 1 for each in {*slugs, "all"} if at_work[each] > most[each]})
+            try:
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+            finally:
+                at_work.subtract({*slugs, "all"})
+
+    async with asyncio.timeout(20):
+        tasks = [
+            asyncio.create_task(one(set(dice.choices("ABCD", k=dice.randint(1, 3))), dice.randint(0, 4)))
+            for _ in range(100)
+        ]
+        for leaving in dice.sample(tasks, 30):
+            await asyncio.sleep(0)
+            leaving.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(each) for each in ended} == {type(None), asyncio.CancelledError}
+    assert all(at_work[each] == 0 and most[each] == 2 for each in "ABCD")
+    assert most["all"] <= (of_all or 8)
+    # Nobody has a turn or a place any more, and the next ones have them at once.
+    assert (turns._segments, places._taken, places._free) == ({}, {}, 400)
+    async with asyncio.timeout(5), turns.of("ABCD", "one"), turns.of("ABCD", "other"):
         pass
