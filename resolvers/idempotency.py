@@ -4,12 +4,11 @@ import asyncio
 import dataclasses
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from asyncpg import PostgresError
@@ -39,8 +38,7 @@ Commit = Callable[[], Awaitable["Done"]]
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One call of a mutation field, as far as its key is concerned."""
 
     client: str
@@ -50,16 +48,16 @@ class Request:
     fingerprint: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """What came of a mutation that is committed: ids, counts and slugs, the same for every retry."""
 
     outcome: Outcome
     replayed: bool
 
 
-# By request, what came of it, or why nothing did.
-Outcomes = dict[Request, Done | Exception]
+# What came of a request, or why nothing did.
+Came = Done | Exception
+Outcomes = dict[Request, Came]
 
 
 class _GivenUpError(Exception):
@@ -79,7 +77,8 @@ class Operations:
         self._writer, self._changes = writer, changes
         # Of those who wait for an answer, and of what is at work, which may outlast them.
         self._callers, self._at_work = Places(most), Places(most)
-        self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Done]]] = {}
+        # By client and key, with the request's fingerprint.
+        self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[Came]]] = {}
 
     async def once(
         self, request: Request, work: Work, committed: Committed, turn: Turn = nullcontext, *, caller: str
@@ -98,61 +97,56 @@ class Operations:
         own: set[int] = set()
         return await self._once(request, partial(self._transact, request, work, own), committed, turn, caller)
 
-    async def once_by(
+    def once_by(
         self, request: Request, statement: Statement, committed: Committed, turn: Turn = nullcontext, *, caller: str
-    ) -> Done:
+    ) -> Coroutine[Any, Any, Done]:
         """The same for what one statement does, its key included."""
         # Each process its own, forked ones too.
         attempt = random.getrandbits(63)  # it tells attempts apart, and opens nothing
-        return await self._once(request, partial(statement, request, self._changes, attempt), committed, turn, caller)
+        return self._once(request, partial(statement, request, self._changes, attempt), committed, turn, caller)
 
     async def _once(self, request: Request, commit: Commit, committed: Committed, turn: Turn, caller: str) -> Done:
         self._callers.take(caller)
         try:
-            return await self._first(request) or await self._begun(request, commit, committed, turn, caller)
+            place = (request.client, request.key)
+            while (running := self._running.get(place)) is not None:
+                done = await _same(request, *running)
+                if done is not None:
+                    return done
+            self._at_work.take(caller)
+            # Whoever has asked may leave it, which is nothing to the work.
+            answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+            task = asyncio.create_task(self._work(place, commit, committed, turn, caller, answer))
+            self._running[place] = (request.fingerprint, task)
+            return await answer
         finally:
             self._callers.give(caller)
 
-    async def _first(self, request: Request) -> Done | None:
-        """What comes of the same request that is at work already; None when there is none, or no more."""
-        while (running := self._running.get((request.client, request.key))) is not None:
-            fingerprint, task = running
-            done, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
-            if not done:
-                raise Refused([in_progress()])
-            if fingerprint == request.fingerprint:
-                return dataclasses.replace(task.result(), replayed=True)
-            if not task.cancelled() and task.exception() is None:
-                raise Refused([key_reused()])
-            # The other request failed and has left the key unused.
-        return None
-
-    def _begun(
-        self, request: Request, commit: Commit, committed: Committed, turn: Turn, caller: str
-    ) -> "asyncio.Future[Done]":
-        self._at_work.take(caller)
-        place = (request.client, request.key)
-
-        # Whoever has asked may leave it, which is nothing to the work.
-        answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-
-        def ended(task: asyncio.Task[Done]) -> None:
+    async def _work(
+        self,
+        place: tuple[str, str],
+        commit: Commit,
+        committed: Committed,
+        turn: Turn,
+        caller: str,
+        answer: "asyncio.Future[Done]",
+    ) -> Came:
+        """Do it, and tell whoever waits; and let the key and the place go."""
+        try:
+            done = await _run(commit, committed, turn)
+        except Exception as error:  # noqa: BLE001  # not handled here: whoever waits gets it
+            if not answer.done():
+                answer.set_exception(error)
+            return error
+        except BaseException:
+            answer.cancel()
+            raise
+        finally:
             del self._running[place]
             self._at_work.give(caller)
-            error = None if task.cancelled() else task.exception()
-            if answer.done():
-                return
-            if task.cancelled():
-                answer.cancel()
-            elif error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(task.result())
-
-        task = asyncio.create_task(_run(commit, committed, turn))
-        self._running[place] = (request.fingerprint, task)
-        task.add_done_callback(ended)
-        return answer
+        if not answer.done():
+            answer.set_result(done)
+        return done
 
     async def note(self, write: Callable[[AsyncConnection], Awaitable[bool]]) -> bool:
         """Do a write that needs no key, for doing it again does nothing."""
@@ -186,6 +180,21 @@ async def _run(commit: Commit, committed: Committed, turn: Turn) -> Done:
         done = await _persist(commit)
     await committed(done.outcome)
     return done
+
+
+async def _same(request: Request, fingerprint: bytes, task: "asyncio.Task[Came]") -> Done | None:
+    """What comes of the request that is at work with the same key; None when it has left the key unused."""
+    ended, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
+    if not ended:
+        raise Refused([in_progress()])
+    if fingerprint != request.fingerprint:
+        if task.cancelled() or isinstance(task.result(), Exception):
+            return None
+        raise Refused([key_reused()])
+    came = task.result()
+    if isinstance(came, Exception):
+        raise came
+    return came._replace(replayed=True)
 
 
 async def _persist(commit: Commit) -> Done:

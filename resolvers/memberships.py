@@ -49,7 +49,8 @@ class ChangeUserSegmentsInput:
     expires_at: datetime | None = strawberry.field(default=None, description=EXPIRES_AT_DESCRIPTION)
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: that would make it three times as slow.
+@dataclass(slots=True)
 class ChangeUserSegmentsPayload:
     user: User | None
     replayed: bool

@@ -10,12 +10,14 @@ from resolvers.errors import Refused, UserError
 from resolvers.idempotency import Committed, Done, Outcome, Request, Statement, Turn, Work
 from resolvers.values import wrong_key
 
+Result = tuple[Done | None, list[UserError]]
+
 
 async def _nothing(_: Outcome) -> None:
     pass
 
 
-async def mutate(
+def mutate(
     info: Info,
     key: str,
     arguments: dict[str, Any],
@@ -23,18 +25,16 @@ async def mutate(
     work: Work,
     committed: Committed = _nothing,
     turn: Turn = nullcontext,
-) -> tuple[Done | None, list[UserError]]:
+) -> Awaitable[Result]:
     """What came of the mutation, or what is wrong with it; then nothing was changed and the key is unused.
 
     `wrong` is what can be seen from the arguments alone. What may have to wait for others waits for its `turn`.
     """
     once, payer = info.context.operations.once, info.context.payer
-    return await _answered(
-        info, key, arguments, wrong, lambda request: once(request, work, committed, turn, caller=payer)
-    )
+    return _answered(info, key, arguments, wrong, lambda request: once(request, work, committed, turn, caller=payer))
 
 
-async def mutate_by(
+def mutate_by(
     info: Info,
     key: str,
     arguments: dict[str, Any],
@@ -42,10 +42,10 @@ async def mutate_by(
     statement: Statement,
     committed: Committed = _nothing,
     turn: Turn = nullcontext,
-) -> tuple[Done | None, list[UserError]]:
+) -> Awaitable[Result]:
     """The same of a mutation that is one statement, its key included."""
     once_by, payer = info.context.operations.once_by, info.context.payer
-    return await _answered(
+    return _answered(
         info, key, arguments, wrong, lambda request: once_by(request, statement, committed, turn, caller=payer)
     )
 
@@ -56,7 +56,7 @@ async def _answered(
     arguments: dict[str, Any],
     wrong: Sequence[UserError],
     once: Callable[[Request], Awaitable[Done]],
-) -> tuple[Done | None, list[UserError]]:
+) -> Result:
     errors = [*wrong_key(key), *wrong]
     if errors:
         return None, _refused(errors)
