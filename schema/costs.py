@@ -123,7 +123,7 @@ class Price:
         """What is wrong with the variables is for GraphQL to refuse, and hardly costs anything."""
         units = self._units
         if not isinstance(units, int):
-            units = units(Asked({**self._defaults, **(variables or {})}))
+            units = units(Asked({**self._defaults, **(variables or {})} if self._defaults else variables or {}))
         return 1 + units // POINT
 
     def _selections(self, type_: GraphQLObjectType | None, selection_set: SelectionSetNode | None) -> Units:
@@ -172,8 +172,11 @@ class Price:
             return inner
         items = _sized(cost.measures, cost.otherwise, definition, node)
         statements = _sized(cost.asking, 0, definition, node)
-        if isinstance(inner, int) and isinstance(items, int) and isinstance(statements, int):
-            return _units(cost, items, statements, inner)
+        if isinstance(inner, int) and isinstance(statements, int):
+            # Nearly always at most the sizes of lists are known with the variables alone.
+            alone = _units(cost, 0, statements, inner)
+            each = _units(cost, 1, statements, inner) - alone
+            return alone + each * items if isinstance(items, int) else _multiplied(alone, each, items)
         return lambda asked: _units(cost, _number(items, asked), _number(statements, asked), _value(inner, asked))
 
     def _type(self, name: str) -> GraphQLObjectType | None:
@@ -204,6 +207,10 @@ def _units(cost: Cost, items: int, statements: int, inner: int) -> int:
     return own + inner * (items if cost.multiplies else 1)
 
 
+def _multiplied(alone: int, each: int, items: Callable[[Mapping[str, Any]], int]) -> Units:
+    return lambda asked: alone + each * items(asked.variables)
+
+
 def _number(sized: Sized, asked: Asked) -> int:
     return sized if isinstance(sized, int) else sized(asked.variables)
 
@@ -223,7 +230,10 @@ def _sum(parts: Iterable[int | Callable[[Known], int]]) -> int | Callable[[Known
             others.append(part)
     if not others:
         return constant
-    if len(others) == 1:
-        only = others[0]
-        return lambda known: constant + only(known)
+    one, *more = others
+    if not more:
+        return lambda known: constant + one(known)
+    if len(more) == 1:
+        (other,) = more
+        return lambda known: constant + one(known) + other(known)
     return lambda known: constant + sum([other(known) for other in others])

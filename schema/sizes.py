@@ -74,15 +74,23 @@ def _length(measure: Measure, node: VariableNode, absent: int) -> Sized:
     """Of a variable's list, or one in its objects: nearly always it is simply there."""
     variable, path = node.name.value, measure.path
 
-    def sized(variables: Variables) -> int:
-        given: Any = variables
-        for name in (variable, *path):
-            given = given.get(name) if isinstance(given, dict) else None
-        if type(given) is list:
-            return len(given)
+    def looked_at(variables: Variables) -> int:
         return _or(_size(measure, path, node, variables), absent)
 
-    return sized
+    def itself(variables: Variables) -> int:
+        given = variables.get(variable)
+        return len(given) if type(given) is list else looked_at(variables)
+
+    def within(variables: Variables) -> int:
+        given = variables.get(variable)
+        if type(given) is not dict:
+            return looked_at(variables)
+        found = given.get(path[0])
+        if found is None:
+            return absent
+        return len(found) if type(found) is list else looked_at(variables)
+
+    return (itself, within, looked_at)[min(len(path), 2)]
 
 
 def _size(measure: Measure, path: Sequence[str], given: object, variables: Variables) -> int | None:
