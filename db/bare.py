@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECO
 from db.primary import Primary
 
 CLOSE_SECONDS = 2
+NOBODY = nullcontext()
 
 
 class ConnectionLost(ConnectionError):
@@ -76,10 +77,13 @@ class Pool:
         try:
             if self.sending is not None:
                 self.sending(statement)
-            if self.following is None:
-                return await self._send(statement, args)
-            with self.following(statement):
-                return await self._send(statement, args)
+            with self.following(statement) if self.following is not None else NOBODY:
+                if (session := self._idle_one()) is not None:
+                    try:
+                        return await self._send_over(session, statement, args)
+                    except _NotSentError:
+                        pass  # another one may be of use
+                return await self._send_over(await self._connect(), statement, args)
         finally:
             self._give_turn()
 
@@ -92,14 +96,6 @@ class Pool:
                 await connection.close(timeout=CLOSE_SECONDS)
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection.terminate()
-
-    async def _send(self, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
-        if (session := self._idle_one()) is not None:
-            try:
-                return await self._send_over(session, statement, args)
-            except _NotSentError:
-                pass  # another one may be of use
-        return await self._send_over(await self._connect(), statement, args)
 
     async def _send_over(self, session: _Session, statement: str, args: tuple[object, ...]) -> "list[asyncpg.Record]":
         connection, useful = session.connection, False

@@ -13,6 +13,8 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        # Asking for it takes a system call each time.
+        self._loop = asyncio.get_running_loop()
         # In the order in which they end.
         self._running: dict[_Deadline, None] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -21,18 +23,18 @@ class Deadlines:
         """For a `with` block: what is awaited in it when the time is over is cancelled, and TimeoutError raised."""
         return _Deadline(self)
 
-    def _begin(self, deadline: "_Deadline", loop: asyncio.AbstractEventLoop) -> None:
-        deadline.ends = loop.time() + self._seconds
+    def _begin(self, deadline: "_Deadline") -> None:
+        deadline.ends = self._loop.time() + self._seconds
         self._running[deadline] = None
         if self._timer is None:
-            self._timer = loop.call_at(deadline.ends, self._end, loop)
+            self._timer = self._loop.call_at(deadline.ends, self._end)
 
-    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _end(self) -> None:
         self._timer = None
-        now = loop.time()
+        now = self._loop.time()
         for deadline in list(self._running):
             if deadline.ends > now:
-                self._timer = loop.call_at(deadline.ends, self._end, loop)
+                self._timer = self._loop.call_at(deadline.ends, self._end)
                 return
             del self._running[deadline]
             deadline.expire()
@@ -49,12 +51,11 @@ class _Deadline:
         self.ends = 0.0
 
     def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
+        task = asyncio.current_task(self._deadlines._loop)  # noqa: SLF001  # they are one
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._deadlines._begin(self, loop)  # noqa: SLF001  # they are one
+        self._deadlines._begin(self)  # noqa: SLF001
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._deadlines._running.pop(self, None)  # noqa: SLF001

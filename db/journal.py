@@ -94,15 +94,16 @@ class Journal:
     """What one process knows of it: an entry that was there."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._entry, self._noted = b"", float("-inf")
 
     @property
     def entry(self) -> bytes | None:
         """The last one that was seen; None when that was a while ago."""
-        return self._entry if self._noted + FRESH_SECONDS > asyncio.get_running_loop().time() else None
+        return self._entry if self._noted + FRESH_SECONDS > self._loop.time() else None
 
     def note(self, entry: bytes) -> None:
-        self._entry, self._noted = entry, asyncio.get_running_loop().time()
+        self._entry, self._noted = entry, self._loop.time()
 
 
 def beginning() -> tuple[Any, ...]:

@@ -92,6 +92,8 @@ class Pipeline:
 
     def __init__(self, connection: Callable[[], AbstractConnection]) -> None:
         self._new_connection = connection
+        # Asking for it takes a system call each time.
+        self._loop = asyncio.get_running_loop()
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[None] | None = None
         # Commands that were not written yet: the last of those that are expected.
@@ -111,7 +113,7 @@ class Pipeline:
         self._joining.append(join)
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            self._loop.call_soon(self.flush)
 
     def is_behind(self, seconds: float) -> bool:
         """Whether Redis has owed an answer for so long.
@@ -119,23 +121,22 @@ class Pipeline:
         What is sent now would be read together with what has waited there all the time: before what others have sent
         meanwhile, which must come first if they did not wait for its answer any longer than that.
         """
-        return bool(self._expected) and asyncio.get_running_loop().time() - self._expected[0].since >= seconds
+        return bool(self._expected) and self._loop.time() - self._expected[0].since >= seconds
 
     def send(self, parts: tuple[Part, ...], answered: Answered | None, seconds: float) -> None:
         """Call `answered` once, with Redis's answer or with the error that there was instead; never at once."""
         if self.following is not None:
             follower = self.following(str(parts[0]))
             answered = follower if answered is None else _both(follower, answered)
-        loop = asyncio.get_running_loop()
         self._unsent.append(hiredis.pack_command(parts))  # type: ignore[arg-type]  # it means any number of them
-        now = loop.time()
+        now = self._loop.time()
         due = now + seconds
         self._expected.append(_Expected(answered, now, due))
         if due < self._due:
             self._look_at(due)
         if not self._scheduled:
             self._scheduled = True
-            loop.call_soon(self.flush)
+            self._loop.call_soon(self.flush)
 
     def evaluate(self, script: Script, keys: list[Part], args: list[Part], answered: Answered, seconds: float) -> None:
         """Send a script, as `send` does."""
@@ -220,11 +221,11 @@ class Pipeline:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+        self._timer = self._loop.call_at(due, self._look)
 
     def _look(self) -> None:
         """See whether anybody has waited for too long."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         first = min((each.due for each in self._expected if each.answered is not None), default=float("inf"))
         if first == float("inf"):
             self._due = first
@@ -236,7 +237,7 @@ class Pipeline:
     def _late(self, now: float, turns: int) -> None:
         # A busy loop looks at its clock before it has read what lies in its sockets: let it read first.
         if turns:
-            self._timer = asyncio.get_running_loop().call_soon(self._late, now, turns - 1)
+            self._timer = self._loop.call_soon(self._late, now, turns - 1)
             return
         error = TimeoutError("it took too long")
         overdue = [each for each in self._expected if each.answered is not None and each.due <= now]

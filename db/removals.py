@@ -23,13 +23,14 @@ class Removals:
         self._journal = journal
         self._seconds = seconds
         self._failed = failed
+        self._loop = asyncio.get_running_loop()
         # Those of the next write, and who waits for them.
         self._users: list[str] = []
         self._waiting: list[asyncio.Future[None]] = []
 
     def remove(self, user_ids: Sequence[str]) -> "asyncio.Future[None]":
         """Have the lists removed, and that noted. Done when Redis has answered, or has failed to."""
-        removed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        removed: asyncio.Future[None] = self._loop.create_future()
         if not self._waiting:
             self._pipeline.soon(self._send)
         self._users += user_ids
@@ -85,6 +86,7 @@ class _Removal:
             again, self.again, self.owed = self.again, None, 1
             again()
             return
+        self.again = None
         for each in self._waiting:
             if not each.done():
                 each.set_result(None)
