@@ -29,7 +29,7 @@ from server.admission import Bill, Gate, bucket_of_address, bucket_of_client, st
 from server.authentication import bearer, remembered
 from server.compiled_values import SurpriseError
 from server.compiling import Answer
-from server.graphql import HEADER_CHARACTERS, PATH, has_long_numbers, is_json
+from server.graphql import HEADER_CHARACTERS, PATH, is_json, may_be_inexact
 from server.heads import Asked, Heads
 from server.hosts import PASSED_ON, Names
 from server.jwt import Jwts
@@ -184,7 +184,7 @@ class FastPath:
             return None
         try:
             given = orjson.loads(body)
-            if has_long_numbers(body):
+            if may_be_inexact(given, body):
                 return None
             query = given.get("query")
             if self._all_named or "extensions" in given or DOCUMENT_ID in given or query is None:
@@ -224,7 +224,8 @@ class FastPath:
         facts.resume(begun.noted)
         failure: Exception | None = None
         try:
-            await begun.bill.pay(begun.points)
+            if not begun.bill.is_paid:
+                await begun.bill.pay(begun.points)
             if begun.data is None:
                 with self._deadlines.one():
                     begun.data = begun.answer(ROOT, begun.run, begun.coerced)

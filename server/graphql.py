@@ -45,6 +45,7 @@ HEADER_CHARACTERS = 1_000
 # All digits alike: so they are found a hundred times as fast as by a pattern, in a body of megabytes.
 DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 LONG_NUMBERS = (b"0" * 16, b"0e")
+FEW_BYTES = 2_000
 # Each takes up to two hundred bytes, of two that are sent. A bulk change of the largest size has 300 000.
 MOST_VALUES = 500_000
 SEPARATORS = (b",", b"[", b"{")
@@ -142,7 +143,7 @@ class GraphQLView(GraphQL[Context, None]):
             raise HTTPException(413, f"There are more than {MOST_VALUES} values in this JSON.")
         try:
             value = orjson.loads(data)
-            if has_long_numbers(data if isinstance(data, bytes) else data.encode()):
+            if may_be_inexact(value, data if isinstance(data, bytes) else data.encode()):
                 value = json.loads(data, parse_float=_exact)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "This is not JSON in UTF-8, or it is nested too deeply.") from error
@@ -265,9 +266,24 @@ def _values(data: str | bytes) -> int:
     return sum(map(TEXTS.sub(b"", text).count, SEPARATORS))
 
 
-def has_long_numbers(text: bytes) -> bool:
-    """Whether there may be numbers that orjson does not keep exactly."""
-    return _long_in(text.translate(DIGITS)) and _long_in(TEXTS.sub(b"", _unescaped(text)).translate(DIGITS))
+def may_be_inexact(value: Any, text: bytes) -> bool:
+    """Whether orjson may not have kept a number of the text exactly, of which it has made the value."""
+    if not _long_in(text.translate(DIGITS)):
+        return False
+    # Most have such digits in texts alone: in keys of mutations, for instance. Of much the text tells it sooner.
+    if len(text) <= FEW_BYTES and not _has_fractions(value):
+        return False
+    return _long_in(TEXTS.sub(b"", _unescaped(text)).translate(DIGITS))
+
+
+def _has_fractions(value: Any) -> bool:
+    """What orjson takes for a whole number is exactly that."""
+    kind = type(value)
+    if kind is dict:
+        return any(map(_has_fractions, value.values()))
+    if kind is list:
+        return any(map(_has_fractions, value))
+    return kind is float
 
 
 def _long_in(digits: bytes) -> bool:
