@@ -26,6 +26,8 @@ ATTEMPTS = 4
 # How long a duplicate waits for the first one in this process, which costs nothing. In another process, where it costs
 # a connection, it is that connection's lock timeout.
 PATIENCE_SECONDS = 10
+# What JSON has as we have it.
+AS_IT_IS = frozenset({str, int, bool, type(None)})
 
 Outcome = dict[str, Any]
 # What a mutation does, in a transaction and with its operation's id.
@@ -114,9 +116,10 @@ class Operations:
                 if done is not None:
                     return done
             self._at_work.take(caller)
+            loop = asyncio.get_running_loop()
             # Whoever has asked may leave it, which is nothing to the work.
-            answer: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-            task = asyncio.create_task(self._work(place, commit, committed, turn, caller, answer))
+            answer: asyncio.Future[Done] = loop.create_future()
+            task = loop.create_task(self._work(place, commit, committed, turn, caller, answer))
             self._running[place] = (request.fingerprint, task)
             return await answer
         finally:
@@ -182,6 +185,19 @@ async def _run(commit: Commit, committed: Committed, turn: Turn) -> Done:
     return done
 
 
+async def _persist(commit: Commit) -> Done:
+    for attempt in count(1):
+        try:
+            return await commit()
+        except _GivenUpError:
+            # Then it is new. That happens to a key once in its life: at the end of its retention.
+            continue
+        except (DBAPIError, PostgresError, ConnectionLost) as error:
+            if not _may_repeat(error, attempt):
+                raise
+    raise AssertionError("counting ends only by an answer or an error")
+
+
 async def _same(request: Request, fingerprint: bytes, task: "asyncio.Task[Came]") -> Done | None:
     """What comes of the request that is at work with the same key; None when it has left the key unused."""
     ended, _ = await asyncio.wait([task], timeout=PATIENCE_SECONDS)
@@ -195,19 +211,6 @@ async def _same(request: Request, fingerprint: bytes, task: "asyncio.Task[Came]"
     if isinstance(came, Exception):
         raise came
     return came._replace(replayed=True)
-
-
-async def _persist(commit: Commit) -> Done:
-    for attempt in count(1):
-        try:
-            return await commit()
-        except _GivenUpError:
-            # Then it is new. That happens to a key once in its life: at the end of its retention.
-            continue
-        except (DBAPIError, PostgresError, ConnectionLost) as error:
-            if not _may_repeat(error, attempt):
-                raise
-    raise AssertionError("counting ends only by an answer or an error")
 
 
 async def _claim(tx: AsyncConnection, request: Request) -> int | None:
@@ -238,15 +241,15 @@ def _plain(value: object) -> object:
 
     Fields that have their default are no part of it: a retry must fit when a new version knows more fields.
     """
-    if value is None or isinstance(value, str):
+    kind: type = type(value)
+    if kind in AS_IT_IS:
         return value
     if isinstance(value, list):
-        if set(map(type, value)) <= {str}:
+        if AS_IT_IS.issuperset(map(type, value)):
             return value  # a hundred thousand ids need no second look
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
-    kind: type = type(value)
     defaults = _defaults(kind)
     if defaults is None:
         return value
@@ -254,7 +257,7 @@ def _plain(value: object) -> object:
     for name, default in defaults:
         inner = getattr(value, name)
         if inner is not default and inner != default:
-            plain[name] = _plain(inner)
+            plain[name] = inner if type(inner) in AS_IT_IS else _plain(inner)
     return plain
 
 

@@ -1,5 +1,6 @@
 """Putting users into segments and taking them out."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -66,8 +67,8 @@ async def change_user_segments(
     input: Annotated[ChangeUserSegmentsInput, strawberry.argument(description="The user, and what to change.")],
     idempotency_key: IdempotencyKey,
 ) -> ChangeUserSegmentsPayload:
-    async def committed(_: Outcome) -> None:
-        await info.context.cache.invalidate([input.user_id])
+    def committed(_: Outcome) -> Awaitable[None]:
+        return info.context.cache.invalidate([input.user_id])
 
     wrong = wrong_change(input, info.context.limits.changes, "input")
     turn = partial(info.context.turns.of, [*input.add, *input.remove], info.context.payer)
@@ -76,14 +77,15 @@ async def change_user_segments(
     if done is None:
         return ChangeUserSegmentsPayload(None, replayed=False, user_errors=errors)
     outcome = done.outcome
+    # Operations of before there were rollouts have excluded nobody.
+    gone = {*outcome["removed"], *outcome.get("excluded", ())}
     return ChangeUserSegmentsPayload(
         User(input.user_id),
         done.replayed,
         [],
         outcome["added"],
         outcome["updated"],
-        # Operations of before there were rollouts have excluded nobody.
-        [slug for slug in dict.fromkeys(input.remove) if slug in {*outcome["removed"], *outcome.get("excluded", ())}],
+        [slug for slug in dict.fromkeys(input.remove) if slug in gone],
         outcome["unchanged"],
     )
 
@@ -138,10 +140,10 @@ def wrong_change(input: ChangeUserSegmentsInput, limit: int, *path: str) -> list
             wrong += [
                 error for position, slug in distinct(slugs) for error in wrong_slug(slug, *path, name, str(position))
             ]
-    both = frozenset(input.add).intersection(input.remove)
-    wrong += [
-        conflicting_change(slug, *path, "remove", str(position))
-        for position, slug in (distinct(input.remove) if both else ())
-        if slug in both
-    ]
-    return [*wrong, *wrong_expiry(input, *path)]
+    if input.add and input.remove and (both := frozenset(input.add).intersection(input.remove)):
+        wrong += [
+            conflicting_change(slug, *path, "remove", str(position))
+            for position, slug in distinct(input.remove)
+            if slug in both
+        ]
+    return wrong + wrong_expiry(input, *path)
