@@ -141,7 +141,7 @@ async def _hold_one(tx: AsyncConnection, slug: str) -> tuple[Mapping[str, Held],
 
 
 def _wrong_list(info: Info, slug: str, user_ids: Sequence[str]) -> list[UserError]:
-    limit = info.context.limits.bulk_pairs
+    limit = info.context.services.limits.bulk_pairs
     if len(user_ids) > limit:
         return [too_many_items(len(user_ids), limit, "input", "userIds")]
     wrong = wrong_slug(slug, "input", "slug")
@@ -183,7 +183,7 @@ async def change_memberships(
 
 
 def _wrong_changes(info: Info, changes: Sequence[ChangeUserSegmentsInput]) -> list[UserError]:
-    limits = info.context.limits
+    limits = info.context.services.limits
     if len(changes) > limits.bulk_changes:
         return [too_many_items(len(changes), limits.bulk_changes, "input", "changes")]
     pairs = sum(len(change.add) + len(change.remove) for change in changes)
@@ -274,9 +274,9 @@ async def _mutate(
     slugs: Collection[str],
 ) -> BulkChangePayload:
     async def committed(_: Outcome) -> None:
-        await info.context.cache.invalidate(list(set(user_ids)))
+        await info.context.services.cache.invalidate(list(set(user_ids)))
 
-    turn = partial(info.context.bulk_turns.of, slugs, info.context.payer)
+    turn = partial(info.context.services.bulk_turns.of, slugs, info.context.payer)
     done, errors = await mutate(info, key, arguments, wrong, work, committed, turn)
     if done is None:
         return BulkChangePayload(replayed=False, user_errors=errors)

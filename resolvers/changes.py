@@ -34,14 +34,14 @@ class UserChange:
 
 async def user_changed(info: Info, id: UserId) -> AsyncIterator[UserChange]:
     user = User(require_user_id(id, "id"))
-    info.context.subscriptions.require_room(info.context.payer)
+    info.context.services.subscriptions.require_room(info.context.payer)
     return _user_changes(info, user)
 
 
 async def _user_changes(info: Info, user: User) -> AsyncIterator[UserChange]:
     context = info.context
-    users = context.subscriptions.users
-    with context.subscriptions.counted(context.payer), users.watching(user.id, context.drop) as inbox:
+    users = context.services.subscriptions.users
+    with context.services.subscriptions.counted(context.payer), users.watching(user.id, context.drop) as inbox:
         try:
             async with asyncio.timeout(BEGIN_SECONDS):
                 await users.begin(user.id, inbox)
@@ -50,8 +50,8 @@ async def _user_changes(info: Info, user: User) -> AsyncIterator[UserChange]:
         news, failures = RESYNC, 0
         while True:
             # Of each message as of an answer.
-            context.budget = Budget(context.limits.nodes)
-            if len(news.events) > context.limits.nodes:
+            context.budget = Budget(context.services.limits.nodes)
+            if len(news.events) > context.services.limits.nodes:
                 news = RESYNC
             context.budget.spend(len(news.events))
             yield UserChange(user, news.events, news.resync)
@@ -71,18 +71,21 @@ async def task_updated(
     task_id = tasks.parsed(id)
     if task_id is None or await tasks.of_caller(info, task_id) is None:
         raise BadUserInput("id", "you have no such task.")
-    info.context.subscriptions.require_room(info.context.payer)
+    info.context.services.subscriptions.require_room(info.context.payer)
     return _task_updates(info, task_id)
 
 
 async def _task_updates(info: Info, task_id: UUID) -> AsyncIterator[Task]:
     context = info.context
-    with context.subscriptions.counted(context.payer), context.subscriptions.tasks.watching(task_id) as inbox:
+    with (
+        context.services.subscriptions.counted(context.payer),
+        context.services.subscriptions.tasks.watching(task_id) as inbox,
+    ):
         told, failures = None, 0
         while (task := (await inbox.next())[-1]) is not None:
             if not failures and told is not None and shown(task) == shown(told):
                 continue
-            context.budget = Budget(context.limits.nodes)
+            context.budget = Budget(context.services.limits.nodes)
             yield task
             told, failures = task, await _after_failures(context, failures)
             if task.finished_at is not None and not failures:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import strawberry
@@ -57,13 +57,13 @@ def _nothing() -> None:
     pass
 
 
-# Not frozen: one is made for every request, and that would make it three times as slow.
-@dataclass(slots=True)
-class Context:
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What all requests have together."""
+
     reader: AsyncEngine
     # How many queries may have a connection at a time, besides those for memberships; callers take turns.
     queries: FairTurns
-    budget: Budget
     cache: Cache
     catalogue: Catalogue
     reads: Reads
@@ -76,14 +76,21 @@ class Context:
     # Tells this process's worker, if it has one, that there is a new task.
     wake: Callable[[], None]
     subscriptions: Subscriptions
-    # What callers have to put in front of our paths.
-    origin: Callable[[], str]
+
+
+# Not frozen: one is made for every request, and that would make it three times as slow.
+@dataclass(slots=True)
+class Context:
+    services: Services
     caller: Caller
     # Whose share of everything this takes: the client's, or where nobody is asked who they are, the address's.
     payer: str
+    # What callers have to put in front of our paths.
+    origin: Callable[[], str]
+    budget: Budget
     # What came of the mutations of this request; and before, when its answer was begun elsewhere and given up there.
-    outcomes: Outcomes = field(default_factory=dict)
-    before: Outcomes = field(default_factory=dict)
+    outcomes: Outcomes
+    before: Outcomes
     # Ends the connection of a subscriber who reads too slowly.
     drop: Callable[[], None] = _nothing
     # How long a message of a subscription may take to be made, and whether something of the last one could not be.
@@ -95,27 +102,12 @@ class Context:
         """Whose mutations, keys and tasks these are."""
         return self.caller.client
 
-    def of(self, caller: Caller, payer: str, origin: Callable[[], str], before: Outcomes | None = None) -> "Context":
-        """The same for a request: what is shared, and what is its own."""
-        return Context(
-            self.reader,
-            self.queries,
-            Budget(self.limits.nodes),
-            self.cache,
-            self.catalogue,
-            self.reads,
-            self.operations,
-            self.turns,
-            self.bulk_turns,
-            self.limits,
-            self.links,
-            self.wake,
-            self.subscriptions,
-            origin,
-            caller,
-            payer,
-            before=before or {},
-        )
+    @classmethod
+    def of(
+        cls, services: Services, caller: Caller, payer: str, origin: Callable[[], str], before: Outcomes | None = None
+    ) -> "Context":
+        """That of a request."""
+        return cls(services, caller, payer, origin, Budget(services.limits.nodes), {}, before or {})
 
     def let_go(self) -> None:
         """Keep no connection: what GraphQL makes of an operation refers to itself, and stays for a while."""
@@ -124,7 +116,7 @@ class Context:
     @asynccontextmanager
     async def querying(self) -> AsyncIterator[AsyncConnection]:
         """A connection for one statement."""
-        async with self.queries.one(self.payer), self.reader.connect() as conn:
+        async with self.services.queries.one(self.payer), self.services.reader.connect() as conn:
             yield conn
 
 

@@ -98,7 +98,7 @@ async def export_members(
         return {"task_id": str(task_id)}
 
     async def committed(_: Outcome) -> None:
-        info.context.wake()
+        info.context.services.wake()
 
     wrong = wrong_slug(input.slug, "input", "slug")
     return await payload(info, *await mutate(info, idempotency_key, {"input": input}, wrong, work, committed))

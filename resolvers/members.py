@@ -74,7 +74,7 @@ async def member_count(
 async def list_members(
     segment: strawberry.Parent[Segment], info: Info, first: First = 50, after: After = None
 ) -> MemberConnection:
-    size = page_size(first, info.context.limits)
+    size = page_size(first, info.context.services.limits)
     position = _position(after)
     if segment.deleted_at is None:
         async with info.context.querying() as conn:

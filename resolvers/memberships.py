@@ -68,10 +68,10 @@ async def change_user_segments(
     idempotency_key: IdempotencyKey,
 ) -> ChangeUserSegmentsPayload:
     def committed(_: Outcome) -> Awaitable[None]:
-        return info.context.cache.invalidate([input.user_id])
+        return info.context.services.cache.invalidate([input.user_id])
 
-    wrong = wrong_change(input, info.context.limits.changes, "input")
-    turn = partial(info.context.turns.of, [*input.add, *input.remove], info.context.payer)
+    wrong = wrong_change(input, info.context.services.limits.changes, "input")
+    turn = partial(info.context.services.turns.of, [*input.add, *input.remove], info.context.payer)
     statement = partial(_change, input)
     done, errors = await mutate_by(info, idempotency_key, {"input": input}, wrong, statement, committed, turn)
     if done is None:

@@ -30,7 +30,7 @@ def mutate(
 
     `wrong` is what can be seen from the arguments alone. What may have to wait for others waits for its `turn`.
     """
-    once, payer = info.context.operations.once, info.context.payer
+    once, payer = info.context.services.operations.once, info.context.payer
     return _answered(info, key, arguments, wrong, lambda request: once(request, work, committed, turn, caller=payer))
 
 
@@ -44,7 +44,7 @@ def mutate_by(
     turn: Turn = nullcontext,
 ) -> Awaitable[Result]:
     """The same of a mutation that is one statement, its key included."""
-    once_by, payer = info.context.operations.once_by, info.context.payer
+    once_by, payer = info.context.services.operations.once_by, info.context.payer
     return _answered(
         info, key, arguments, wrong, lambda request: once_by(request, statement, committed, turn, caller=payer)
     )

@@ -63,9 +63,9 @@ async def generate_report(
         return {"task_id": str(task_id)}
 
     async def committed(_: Outcome) -> None:
-        info.context.wake()
+        info.context.services.wake()
 
-    wrong = _wrong(input, info.context.limits.report_items)
+    wrong = _wrong(input, info.context.services.limits.report_items)
     return await payload(info, *await mutate(info, idempotency_key, {"input": input}, wrong, work, committed))
 
 

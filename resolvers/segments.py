@@ -81,7 +81,7 @@ async def list_segments(
     after: After = None,
     filter: Annotated[SegmentFilter | None, strawberry.argument(description="Null: every live segment.")] = None,
 ) -> Connection[Segment]:
-    size = page_size(first, info.context.limits)
+    size = page_size(first, info.context.services.limits)
     wanted = filter or SegmentFilter()
     prefix = require_storable(wanted.slug_prefix or "", "filter.slugPrefix")
     async with info.context.querying() as conn:
@@ -162,7 +162,7 @@ async def delete_segment(info: Info, slug: LiveSlug, idempotency_key: Idempotenc
         return {"segment_id": segment_id}
 
     payload = await _change(info, idempotency_key, {"slug": slug}, wrong_slug(slug, "slug"), work)
-    info.context.wake()
+    info.context.services.wake()
     return payload
 
 
@@ -179,8 +179,8 @@ async def _change(
     context = info.context
 
     async def committed(_: Outcome) -> None:
-        await context.catalogue.refresh()
-        await context.cache.announce(context.catalogue.version)
+        await context.services.catalogue.refresh()
+        await context.services.cache.announce(context.services.catalogue.version)
 
     done, errors = await mutate(info, key, arguments, wrong, work, committed)
     if done is None:

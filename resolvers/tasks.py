@@ -87,7 +87,7 @@ async def list_tasks(
         TaskStatus | None, strawberry.argument(description="Only tasks that are so. Null: whatever they are.")
     ] = None,
 ) -> Connection[Task]:
-    size = page_size(first, info.context.limits)
+    size = page_size(first, info.context.services.limits)
     async with info.context.querying() as conn:
         found = await tasks.page(
             conn, info.context.client, kind=kind, status=status, before=_position(after), limit=size + 1
@@ -142,14 +142,14 @@ async def file(task: strawberry.Parent[Task], info: Info) -> TaskFile | None:
     if task.status is not TaskStatus.SUCCEEDED or result is None or task.file_removed_at is not None:
         return None
     context = info.context
-    link = await context.links.make(task.id, result["attempt"], context.origin(), context.caller)
+    link = await context.services.links.make(task.id, result["attempt"], context.origin(), context.caller)
     return TaskFile(link.url, link.expires_at, result["bytes"], result["rows"], result["sha256"])
 
 
 def upload_url(task: strawberry.Parent[Task], info: Info) -> str | None:
     if task.kind is not TaskKind.IMPORT or task.status is not TaskStatus.QUEUED or task.upload is not None:
         return None
-    return info.context.links.upload(task.id, info.context.origin(), info.context.caller)
+    return info.context.services.links.upload(task.id, info.context.origin(), info.context.caller)
 
 
 def import_result(task: strawberry.Parent[Task]) -> ImportResult | None:
@@ -187,7 +187,7 @@ async def cancel_task(
 
     async def committed(_: Outcome) -> None:
         assert task_id is not None
-        info.context.cache.news.of_task(task_id)
+        info.context.services.cache.news.of_task(task_id)
 
     wrong = [task_not_found(id)] if task_id is None else []
     # Its worker finds out by itself.

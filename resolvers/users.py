@@ -133,7 +133,7 @@ def user_segments(
 def _active(info: Info, user_id: str, freshness: Freshness, make: Callable[[list[Membership]], Any] | None) -> Later:
     """Not to be awaited here: all that one query asks for is read together."""
     context = info.context
-    return Later(context.reads, context.budget, user_id, make, latest=freshness is Freshness.LATEST)
+    return Later(context.services.reads, context.budget, user_id, make, latest=freshness is Freshness.LATEST)
 
 
 def _segments(context: Context, only: list[str] | None, active: list[Membership]) -> list[Segment]:
@@ -172,7 +172,7 @@ async def user_history(
     first: First = 50,
     after: After = None,
 ) -> Connection[MembershipEvent]:
-    size = page_size(first, info.context.limits)
+    size = page_size(first, info.context.services.limits)
     if from_ is not None and to is not None and to <= from_:
         raise BadUserInput("to", "it must be later than from.")
     async with info.context.querying() as conn:
@@ -201,6 +201,6 @@ def _position(after: str | None) -> Position | None:
 
 
 def _require_few(info: Info, found: int, argument: str) -> None:
-    limit = info.context.limits.list_items
+    limit = info.context.services.limits.list_items
     if found > limit:
         raise BadUserInput(argument, f"it has {found} items, at most {limit} are allowed.")

@@ -17,7 +17,7 @@ from db.files import Files
 from db.limiter import Limiter
 from resolvers.callers import ANONYMOUS
 from resolvers.catalogue import Catalogue
-from resolvers.context import Budget, Context
+from resolvers.context import Context, Services
 from resolvers.fair_turns import FairTurns
 from resolvers.idempotency import Operations
 from resolvers.links import Links
@@ -186,10 +186,9 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
             beside(catalogue.poll()),
             subscriptions.running(),
         ):
-            context = Context(
+            services = Services(
                 reader,
                 FairTurns(others),
-                Budget(settings.limits.nodes),
                 cache,
                 catalogue,
                 reads,
@@ -200,11 +199,18 @@ async def working(settings: Settings, traces: "Traces | None" = None) -> AsyncIt
                 Links(files, secret, settings.link_minutes * 60, tokens.good),
                 wake,
                 subscriptions,
-                str,
-                ANONYMOUS,
-                LINKS,
             )
-            yield {"context": context, "tokens": tokens, "jwts": jwts, "limiter": Limiter(cache), "traffic": traffic}
+            # For what is behind links.
+            context = Context.of(services, ANONYMOUS, LINKS, str)
+            limiter = Limiter(cache)
+            yield {
+                "services": services,
+                "context": context,
+                "limiter": limiter,
+                "tokens": tokens,
+                "jwts": jwts,
+                "traffic": traffic,
+            }
             await operations.finish()
             await reads.finish()
     finally:

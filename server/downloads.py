@@ -24,7 +24,7 @@ async def download(request: Request) -> Response:
     task_id: UUID = request.path_params["task_id"]
     try:
         # First: without a link nobody is told whether there is such a task, and nothing is looked up.
-        attempt = await context.links.check_download(task_id, request.query_params)
+        attempt = await context.services.links.check_download(task_id, request.query_params)
     except BadLink as bad:
         return JSONResponse({"error": str(bad)}, 403)
     except Overloaded as error:
@@ -35,7 +35,7 @@ async def download(request: Request) -> Response:
     except (SQLAlchemyError, OSError, TimeoutError):
         log.exception("a download could not be looked up")
         return JSONResponse({"error": str(Overloaded())}, 503)
-    path = context.links.files.local(files.path(task_id, attempt))
+    path = context.services.links.files.local(files.path(task_id, attempt))
     gone = JSONResponse({"error": "The file was removed: it is kept for some days only."}, 404)
     if task is None or task.status is not TaskStatus.SUCCEEDED or task.file_removed_at is not None:
         return gone

@@ -14,12 +14,13 @@ from time import perf_counter
 from typing import Any
 
 import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from db.deadlines import Deadlines
 from db.limiter import Limiter
 from resolvers import facts
 from resolvers.callers import ANONYMOUS
-from resolvers.context import Context
+from resolvers.context import Context, Services
 from resolvers.errors import ApiError
 from resolvers.facts import Facts
 from server import exposure, metrics
@@ -30,7 +31,7 @@ from server.authentication import bearer, remembered
 from server.compiled_values import SurpriseError
 from server.compiling import Answer
 from server.graphql import HEADER_CHARACTERS, PATH, is_json, may_be_inexact
-from server.heads import Asked, Heads
+from server.heads import Asked, Headers, Heads
 from server.hosts import PASSED_ON, Names
 from server.jwt import Jwts
 from server.known_tokens import KnownTokens
@@ -39,7 +40,7 @@ from server.middleware import SHARE_BYTES
 from server.naming import DOCUMENT_ID
 from server.persisted import Persisted
 from server.plans import ROOT, Plan, Plans
-from server.requests import REQUEST_ID, conclude, new_id
+from server.requests import REQUEST_ID, conclude, is_logged, new_id
 from server.runs import Run
 from server.settings import Settings
 from server.traffic import Traffic
@@ -74,7 +75,8 @@ class Begun:
     """An answer that is under way."""
 
     asked: Asked
-    bill: Bill
+    # None where everything is free.
+    bill: Bill | None
     plan: Plan
     answer: Answer
     coerced: Mapping[str, Any]
@@ -89,7 +91,7 @@ class Begun:
     @property
     def is_paid(self) -> bool:
         """Whether nothing has to be paid before it is answered, so that its data have begun."""
-        return self.bill.points is not None and self.data is not None
+        return self.bill is None and self.data is not None
 
 
 class FastPath:
@@ -117,11 +119,12 @@ class FastPath:
         self._deadlines = Deadlines(settings.execution_timeout)
         self._public_url = settings.public_url
         self._standard = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
-        self._shared: Context = state["context"]
+        self._services: Services = state["services"]
         self._tokens: KnownTokens = state["tokens"]
         self._jwts: Jwts | None = state["jwts"]
         self._limiter: Limiter = state["limiter"]
         self._traffic: Traffic = state["traffic"]
+        self._begun_with: tuple[Headers, bytes] = [], b""
         self.heads = Heads()
         self.authenticated = settings.authentication == "required"
         # What a proxy says of its callers' addresses matters where nobody says who they are.
@@ -157,9 +160,10 @@ class FastPath:
             bucket = self._bucket(NOWHERE if client is None else client[0])
         given = found.get(ID)
         request_id = given.decode() if given is not None and REQUEST_ID.fullmatch(given) else None
-        return self.asked_again(
+        asked = self.asked_again(
             Asked(caller, caller.rank, shown, media, request_id, found[HOST], bucket), int(found[LENGTH])
         )
+        return asked if asked is not None and self._gate.is_open(asked.bucket) else None
 
     def asked_again(self, asked: Asked, length: int) -> Asked | None:
         """The same for a request with the same headers but for its length: what may have changed since is looked at."""
@@ -171,7 +175,7 @@ class FastPath:
                 return None
             if caller is not asked.caller:
                 asked = asked._replace(caller=caller, rank=caller.rank, bucket=bucket_of_client(caller))
-        return asked if self._gate.is_open(asked.bucket) else None
+        return asked
 
     def begin(self, asked: Asked, body: bytes, scheme: str) -> Begun | None:
         """Find out what is asked, and ask for the memberships that it takes; None: it goes the long way.
@@ -188,7 +192,7 @@ class FastPath:
                 return None
             query = given.get("query")
             if self._all_named or "extensions" in given or DOCUMENT_ID in given or query is None:
-                query = self._persisted.at_hand(given, self._shared.cache)
+                query = self._persisted.at_hand(given, self._services.cache)
             plan = self._plans.find(query, given.get("operationName"))
             if plan is None or asked.rank < plan.rank:
                 return None
@@ -206,7 +210,7 @@ class FastPath:
             origin = partial(self._origin, scheme, asked.host)
             # Whoever reads for it from now on notes it here.
             noted = facts.begin()
-            run = Run(self._shared.of(asked.caller, asked.bucket, origin), plan.field_name, noted)
+            run = Run(Context.of(self._services, asked.caller, asked.bucket, origin), plan.field_name, noted)
             data = answer(ROOT, run, coerced) if early else None
             run.ask()
         except Exception:  # noqa: BLE001  # whatever it was: graphql-core says it
@@ -214,17 +218,19 @@ class FastPath:
         self._traffic.note()
         self._gate.enter(asked.bucket)
         metrics.open_requests.value += 1
-        bill = Bill(asked.bucket, self._limiter, policy, self._gate.empty)
+        bill = None
         if policy is None:
-            bill.points = noted.cost = points
+            noted.cost = points
+        else:
+            bill = Bill(asked.bucket, self._limiter, policy, self._gate.empty)
         return Begun(asked, bill, plan, answer, coerced, points, run, data, noted, began)
 
     async def finish(self, begun: Begun) -> Written | None:
-        """What answers it; None: it goes the long way."""
+        """What answers it, but for its beginning; None: it goes the long way."""
         facts.resume(begun.noted)
         failure: Exception | None = None
         try:
-            if not begun.bill.is_paid:
+            if begun.bill is not None:
                 await begun.bill.pay(begun.points)
             if begun.data is None:
                 with self._deadlines.one():
@@ -262,13 +268,31 @@ class FastPath:
             return None
         asked, plan, noted = begun.asked, begun.plan, begun.noted
         request_id = noted.request_id = asked.request_id or new_id()
-        noted.client, noted.document, noted.operation, noted.kind = asked.caller.client, plan.hash, plan.name, plan.kind
-        conclude(noted, "POST", PATH, 200, perf_counter() - begun.began, len(body), self._slow_ms)
+        seconds = perf_counter() - begun.began
+        if noted.code is None and not is_logged(seconds, self._slow_ms):
+            metrics.count_right(plan.counted, seconds)
+        else:
+            noted.client, noted.kind = asked.caller.client, plan.kind
+            noted.document, noted.operation = plan.hash, plan.name
+            conclude(noted, "POST", PATH, 200, seconds, len(body), self._slow_ms)
         head = (
             f"content-type: {asked.media}; charset=utf-8\r\ncontent-length: {len(body)}\r\n{self._standard}"
             f"{self._standing(begun.bill)}x-request-id: {request_id}\r\n\r\n"
         )
         return head.encode(), body
+
+    def bill(self, begun: Begun) -> Bill:
+        """What it has paid, for whoever goes on with it."""
+        if begun.bill is not None:
+            return begun.bill
+        return Bill(begun.asked.bucket, self._limiter, None, self._gate.empty, points=begun.points)
+
+    def beginning(self, headers: Headers) -> bytes:
+        """The first lines of an answer, with the headers that uvicorn has for all answers of the same second."""
+        if headers is not self._begun_with[0]:
+            lines = [STATUS_LINE[200], *(b"%b: %b\r\n" % header for header in headers)]
+            self._begun_with = headers, b"".join(lines)
+        return self._begun_with[1]
 
     def leave(self, begun: Begun) -> None:
         """Give its place to others."""
@@ -278,8 +302,8 @@ class FastPath:
     def _origin(self, scheme: str, host: bytes) -> str:
         return self._public_url or f"{scheme}://{host.decode('latin-1')}"
 
-    def _standing(self, bill: Bill) -> str:
-        if bill.policy is None or bill.verdict is None:
+    def _standing(self, bill: Bill | None) -> str:
+        if bill is None or bill.policy is None or bill.verdict is None:
             return ""
         named = standing(bill.policy, bill.verdict.remaining, bill.verdict.reset_ms)
         return "".join(f"{name.lower()}: {value}\r\n" for name, value in named.items())

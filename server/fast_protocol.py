@@ -6,7 +6,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from resolvers import facts
 from server.fast_path import Begun, FastPath, Written
@@ -42,13 +42,16 @@ class FastCycle:
         "timer",
     )
 
-    def __init__(self, protocol: "FastProtocol", asked: Asked, headers: Headers) -> None:
+    def __init__(
+        self, protocol: "FastProtocol", asked: Asked, headers: Headers, body: bytes = b"", *, complete: bool = False
+    ) -> None:
         self.protocol = protocol
         self.asked = asked
         self.headers = headers
-        self.body = b""
-        self.more_body = self.keep_alive = True
-        self.disconnected = self.response_started = self.response_complete = False
+        self.body = body
+        self.keep_alive = True
+        self.more_body, self.response_started = not complete, complete
+        self.disconnected = self.response_complete = False
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -131,9 +134,7 @@ class FastProtocol(Protocol):
         if asked is None:
             return False
         del self._bounds.idle[self]
-        cycle = self.cycle = self._answering = FastCycle(self, asked, head.headers)
-        cycle.body = data[start:]
-        cycle.more_body, cycle.response_started = False, True
+        cycle = self.cycle = self._answering = FastCycle(self, asked, head.headers, data[start:], complete=True)
         self.begin(cycle)
         return True
 
@@ -221,13 +222,11 @@ class FastProtocol(Protocol):
             return
         if cycle.disconnected:
             return
-        lines = [STATUS_LINE[200]]
-        for name, value in self.server_state.default_headers:
-            lines += (name, b": ", value, b"\r\n")
+        assert self._fast is not None
+        beginning = self._fast.beginning(self.server_state.default_headers)
         if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines += written
-        self.transport.write(b"".join(lines))
+            beginning += b"connection: close\r\n"
+        self.transport.write(b"".join((beginning, *written)))
         cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -240,8 +239,12 @@ class FastProtocol(Protocol):
         scope = self.scope
         self.url, self.headers, self.scope = ours
         scope["method"], scope["path"], scope["raw_path"], scope["query_string"] = "POST", PATH, RAW_PATH, b""
-        if begun is not None:
-            scope["state"] |= {"bill": begun.bill, "before": begun.run.context.outcomes, "began": begun.began}
+        if begun is not None and self._fast is not None:
+            scope["state"] |= {
+                "bill": self._fast.bill(begun),
+                "before": begun.run.context.outcomes,
+                "began": begun.began,
+            }
         handed = RequestResponseCycle(
             scope=scope,
             transport=self.transport,

@@ -112,11 +112,10 @@ class GraphQLView(GraphQL[Context, None]):
         return False
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        shared: Context = request.state.context
         # Without a caller nothing is executed (server/authentication.py).
         before = getattr(request.state, "before", None)
         origin = partial(origin_of, request, self._public_url)
-        return shared.of(request.state.caller, request.state.payer, origin, before)
+        return Context.of(request.state.services, request.state.caller, request.state.payer, origin, before)
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
         if request.method == "GET":

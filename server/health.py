@@ -46,7 +46,7 @@ class Readiness:
         # That it leaves may have been said meanwhile.
         if request.state.leaving.begun:
             problems = [STOPPING]
-        report = {"ready": not problems, "problems": problems, "redis": context.cache.available}
+        report = {"ready": not problems, "problems": problems, "redis": context.services.cache.available}
         return JSONResponse(report, status_code=503 if problems else 200)
 
     async def _problems(self, context: Context) -> list[str]:
@@ -69,13 +69,13 @@ async def _problems_of_postgresql(context: Context) -> list[str]:
 
 async def _problems(context: Context) -> list[str]:
     problems: list[str] = []
-    async with context.reader.connect() as conn:
+    async with context.services.reader.connect() as conn:
         if await connections.is_standby(conn):
             problems.append("PostgreSQL is read-only: it is a standby. Point SEGMENTQL_DATABASE_URL at the primary.")
         # This month and the next: without them no change can be written.
         missing = await partitions.missing(conn, ahead=1)
         problems.extend(f"The history has no partition for {month}. Run: segmentql migrate" for month in missing)
-    current = await migrate.current(context.reader)
+    current = await migrate.current(context.services.reader)
     if current != migrate.newest() and migrate.known(current):
         problems.append(f"The database is at revision {current}, not {migrate.newest()}. Run: segmentql migrate")
     return problems

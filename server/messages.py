@@ -22,7 +22,7 @@ class Executor(StrawberryGraphQLCoreExecutionContext):
     async def _message(self, serially: bool | None) -> Any:
         context: Context = self.context_value
         # Thousands may be told of one change: they take turns, like queries, and leave some time to everybody else.
-        async with context.subscriptions.turns.one(context.payer):
+        async with context.services.subscriptions.turns.one(context.payer):
             try:
                 async with asyncio.timeout(context.message_seconds):
                     result = super().execute_operation(serially)

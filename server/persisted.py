@@ -162,7 +162,7 @@ class PersistedExtension(SchemaExtension):
     async def on_operation(self) -> AsyncIterator[None]:
         context = self.execution_context
         extensions = context.operation_extensions or {}
-        context.query, self._digest = await self._known.find(context.query, extensions, context.context.cache)
+        context.query, self._digest = await self._known.find(context.query, extensions, context.context.services.cache)
         yield
 
     def on_execute(self) -> Iterator[None]:
@@ -170,7 +170,7 @@ class PersistedExtension(SchemaExtension):
         context = self.execution_context
         # Here it is valid, and paid for: no one fills anything with what does not cost a point.
         if self._digest is not None and context.query:
-            self._known.keep(self._digest, context.query, context.context.cache)
+            self._known.keep(self._digest, context.query, context.context.services.cache)
 
 
 def _verified(text: str, argument: str, digest: str) -> Found:

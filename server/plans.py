@@ -21,6 +21,7 @@ from strawberry.schema.base import BaseSchema
 
 from resolvers.callers import SCOPES, rank
 from schema.costs import Price
+from server import metrics
 from server.access import chosen, needed
 from server.compiled_arguments import Variables
 from server.compiled_values import SurpriseError
@@ -54,6 +55,7 @@ class Plan:
         self.hash = hash_of(text)
         self.name = name_of(operation)
         self.kind = operation.operation.value
+        self.counted = metrics.known(self.name, self.kind)
         fields = list(needed(schema, document, operation))
         self.field_name = fields[0][0] if fields else ""
         # What a caller's scope has to rank.
@@ -64,7 +66,7 @@ class Plan:
 
         Raises SurpriseError when there is none.
         """
-        values = tuple([coerced.get(name) for name in self._conditions])
+        values = tuple([coerced.get(name) for name in self._conditions]) if self._conditions else ()
         found = self._variants.get(values)
         if found is None:
             if values in self._variants or len(self._variants) >= MOST_VARIANTS:

@@ -84,6 +84,11 @@ def conclude(noted: Facts, method: str, path: str, status: int, seconds: float, 
         log.log(level, message, extra={FIELDS: _fields(noted, method, path, status, seconds, size)})
 
 
+def is_logged(seconds: float, slow_ms: int) -> bool:
+    """Whether a right answer has a line in the log."""
+    return log.isEnabledFor(logging.INFO) or (seconds * 1000 >= slow_ms and log.isEnabledFor(logging.WARNING))
+
+
 def _fields(noted: Facts, method: str, path: str, status: int, seconds: float, size: int) -> dict[str, Any]:
     """Neither the query string, for it may be a signature or variables, nor any header."""
     fields: dict[str, Any] = {

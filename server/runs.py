@@ -107,13 +107,13 @@ class Run:
         wanted, self._later = self._later, []
         if len(wanted) == 1:
             later, users, *_ = wanted[0]
-            self._asked.append((wanted, self.context.reads.together(users, latest=later.latest)))
+            self._asked.append((wanted, self.context.services.reads.together(users, latest=later.latest)))
             return
         for latest in (False, True):
             some = [each for each in wanted if each[0].latest is latest]
             if some:
                 users = [user_id for _, users, *_ in some for user_id in users]
-                self._asked.append((some, self.context.reads.together(users, latest=latest)))
+                self._asked.append((some, self.context.services.reads.together(users, latest=latest)))
 
     def tell(self, told: Callable[[BaseException | None], None]) -> bool:
         """Call it as soon as everything is there, with None, or with why something is not: at once if need be.

@@ -78,7 +78,7 @@ class Uploads:
 
     async def _refused(self, request: Request, context: Context, task_id: UUID) -> Response | None:
         try:
-            await context.links.check(task_id, UPLOAD, request.query_params)
+            await context.services.links.check(task_id, UPLOAD, request.query_params)
         except BadLink as bad:
             return JSONResponse({"error": str(bad)}, 403)
         except Overloaded as error:
@@ -89,15 +89,15 @@ class Uploads:
 
     async def _keep(self, request: Request, context: Context, task: Task) -> Response:
         path = files.upload_path(task.id)
-        kept = context.links.files
+        kept = context.services.links.files
         # Sent again because the answer was lost: it is not stored twice.
         waiting = task.upload is None and task.status is TaskStatus.QUEUED
         upload = await self._store(request, kept, path) if waiting else await self._read(request)
-        noted = waiting and await context.operations.note(
+        noted = waiting and await context.services.operations.note(
             lambda tx: tasks.upload(tx, task.id, {"path": path, **upload})
         )
         if noted:
-            context.wake()
+            context.services.wake()
         else:
             if waiting:
                 await kept.discard(path)
@@ -128,7 +128,7 @@ class Uploads:
 
 async def _arriving(request: Request) -> AsyncIterator[bytes]:
     """The body's pieces. Raises TimeoutError when they come too slowly, and BadLink when the link's token has ended."""
-    links, token_id = request.state.context.links, request.query_params.get("token")
+    links, token_id = request.state.context.services.links, request.query_params.get("token")
     stream, left, missing = aiter(request.stream()), float(WAIT_SECONDS), WAIT_BYTES
     checked = ticks()
     while True:

@@ -21,6 +21,7 @@ from strawberry.types.graphql import OperationType
 
 from resolvers import facts
 from resolvers.callers import ANONYMOUS
+from resolvers.context import Context
 from resolvers.errors import ApiError, LimitExceeded, Overloaded, RateLimited
 from server import metrics
 from server.admission import RETRY_MS, Bill, Gate, Place, bucket_of_caller, paying
@@ -195,7 +196,7 @@ class Handler(BaseGraphQLTransportWSHandler[Opened, None]):
         if (refused := _refused(shared.gate, session.bucket)) is not None:
             await operation.fail([_formatted(refused)])
             return
-        context = state.context.of(session.caller, session.bucket, opened.origin)
+        context = Context.of(state.services, session.caller, session.bucket, opened.origin)
         context.drop = session.drop
         # A message is too short to cost anything by its size (BYTES of server/admission.py).
         bill = Bill(session.bucket, state.limiter, shared.gate.policy, shared.gate.empty)
