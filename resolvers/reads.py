@@ -18,7 +18,7 @@ from resolvers.catalogue import Catalogue
 from resolvers.facts import Facts
 from resolvers.kept import Keeping
 from resolvers.selecting import BATCH, Selecting
-from resolvers.waiting import Answer, Missed, Waiting, Waits, batches, fail, join, settle, tell
+from resolvers.waiting import Answer, Missed, One, Waiting, Waits, batches, fail, join, settle, tell
 
 # So many users of one request are asked for by themselves; fewer go with those of other requests.
 FEW = 10
@@ -59,6 +59,8 @@ class Reads:
 
     def together(self, user_ids: Sequence[str], *, latest: bool) -> Answer:
         """The memberships of each of these users, asked for at once; whoever gets them has them `noted`, too."""
+        if len(user_ids) == 1:
+            return self._alone(user_ids[0], latest=latest)
         answer = Answer(len(user_ids))
         if latest:
             metrics.bypasses.inc(len(user_ids))
@@ -68,6 +70,14 @@ class Reads:
             self._cache.soon(partial(self._look_up_together, user_ids, answer, found))
         else:
             join(self._waiting_for_cached(), user_ids, answer)
+        return answer
+
+    def _alone(self, user_id: str, *, latest: bool) -> Answer:
+        answer = One()
+        if latest:
+            metrics.bypasses.inc()
+        waiting = self._waiting_for_latest() if latest else self._waiting_for_cached()
+        waiting.setdefault(user_id, []).append(answer)
         return answer
 
     def noted(self, found: list[Membership]) -> list[Membership]:
@@ -143,7 +153,7 @@ class Reads:
                 found = self._keeping.all_active(user_ids, fetched.values, counting, self._clock.now())
                 if found is not None:
                     metrics.hits.inc(len(found))
-                    answer.set_result(found)
+                    answer.complete(found)
                     return
             # A user may be named twice, and waits once.
             fetched = fetched._replace(values=list(dict(zip(user_ids, fetched.values, strict=True)).values()))

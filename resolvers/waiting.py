@@ -23,8 +23,8 @@ class Answer:
     __slots__ = ("_told", "error", "found", "missing")
 
     def __init__(self, users: int) -> None:
-        self.found: Sequence[list[Membership]] = [[]] * users
         self.missing = users
+        self.found: Sequence[list[Membership]] = ()
         # Then there will be no memberships.
         self.error: BaseException | None = None
         self._told: Callable[[], None] | None = None
@@ -45,13 +45,18 @@ class Answer:
             raise self.error.with_traceback(None)
         return self.found
 
-    def set_result(self, found: Sequence[list[Membership]]) -> None:
+    def complete(self, found: Sequence[list[Membership]]) -> None:
         self.found, self.missing = found, 0
-        self._tell()
+        # Whoever is told knows us, and each would keep the other.
+        told, self._told = self._told, None
+        if told is not None:
+            told()
 
     def set_exception(self, error: BaseException) -> None:
         self.error = error
-        self._tell()
+        told, self._told = self._told, None
+        if told is not None:
+            told()
 
     def exception(self) -> BaseException | None:
         return self.error
@@ -59,12 +64,6 @@ class Answer:
     def cancel(self) -> None:
         if not self.done():
             self.set_exception(asyncio.CancelledError())
-
-    def _tell(self) -> None:
-        # Whoever is told knows us, and each would keep the other.
-        told, self._told = self._told, None
-        if told is not None:
-            told()
 
     def __await__(self) -> Generator[Any, None, Sequence[list[Membership]]]:
         if not self.done():
@@ -79,8 +78,20 @@ def _wake(there: "asyncio.Future[None]") -> None:
         there.set_result(None)
 
 
+class One(Answer):
+    """Of one user. To whoever finds their memberships it is a future."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def set_result(self, found: list[Membership]) -> None:
+        self.complete([found])
+
+
 class Place:
-    """One of the users of an answer. To whoever finds their memberships it is a future."""
+    """One of several users of an answer, and likewise a future."""
 
     __slots__ = ("answer", "position")
 
@@ -95,7 +106,7 @@ class Place:
         answer = self.answer
         answer.found[self.position] = found  # type: ignore[index]  # its own until it is done
         if answer.missing == 1:
-            answer.set_result(answer.found)
+            answer.complete(answer.found)
         else:
             answer.missing -= 1
 
@@ -110,12 +121,13 @@ class Place:
 
 
 # Of one batch: who waits for each user's memberships. Each has a future of its own, for each may leave alone.
-Waits = asyncio.Future[list[Membership]] | Place
+Waits = asyncio.Future[list[Membership]] | Place | One
 Waiting = dict[str, list[Waits]]
 
 
 def join(waiting: Waiting, user_ids: Sequence[str], answer: Answer) -> None:
     """Have them wait, each for its own, until all are there."""
+    answer.found = [[]] * len(user_ids)
     for position, user_id in enumerate(user_ids):
         waiting.setdefault(user_id, []).append(Place(answer, position))
 

@@ -20,22 +20,32 @@ class Counts(Collector):
 
     def __init__(self, name: str, description: str, labels: Sequence[str]) -> None:
         self._family = name, description, tuple(labels)
-        self._counts: dict[Labels, int] = {}
+        self._counts: dict[Labels, Count] = {}
         REGISTRY.register(self)
 
-    def begin(self, labels: Labels) -> None:
-        """Have it shown before there is anything to count."""
-        self._counts.setdefault(labels, 0)
+    def of(self, labels: Labels) -> "Count":
+        """One of them, for whoever counts it often; it is shown from now on."""
+        found = self._counts.get(labels)
+        if found is None:
+            found = self._counts[labels] = Count()
+        return found
 
     def count(self, labels: Labels) -> None:
-        self._counts[labels] = self._counts.get(labels, 0) + 1
+        self.of(labels).value += 1
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         name, description, labels = self._family
         family = CounterMetricFamily(name, description, labels=labels)
         for values, count in dict(self._counts).items():
-            family.add_metric(values, count)
+            family.add_metric(values, count.value)
         return [family]
+
+
+class Count:
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
 
 
 class Durations(Collector):
@@ -44,24 +54,21 @@ class Durations(Collector):
     def __init__(self, name: str, description: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         self._family = name, description, tuple(labels)
         self._bounds = tuple(bounds)
-        # How many lie up to each bound and above the one before, and behind the last; and all of them together.
-        self._counts: dict[Labels, list[int]] = {}
-        self._sums: dict[Labels, float] = {}
+        self._histograms: dict[Labels, Histogram] = {}
         REGISTRY.register(self)
 
-    def observe(self, labels: Labels, seconds: float) -> None:
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-            self._sums[labels] = 0
-        counts[bisect_left(self._bounds, seconds)] += 1
-        self._sums[labels] += seconds
+    def of(self, labels: Labels) -> "Histogram":
+        """One of them, for whoever observes it often; it is shown from now on."""
+        found = self._histograms.get(labels)
+        if found is None:
+            found = self._histograms[labels] = Histogram(self._bounds)
+        return found
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         name, description, labels = self._family
         family = HistogramMetricFamily(name, description, labels=labels)
-        for values, counts in dict(self._counts).items():
-            family.add_metric(values, list(self._cumulated(list(counts))), self._sums.get(values, 0))
+        for values, histogram in dict(self._histograms).items():
+            family.add_metric(values, list(self._cumulated(list(histogram.counts))), histogram.sum)
         return [family]
 
     def _cumulated(self, counts: Sequence[int]) -> Iterator[tuple[str, int]]:
@@ -69,6 +76,20 @@ class Durations(Collector):
         for bound, count in zip((*self._bounds, inf), counts, strict=True):
             total += count
             yield "+Inf" if bound == inf else str(float(bound)), total
+
+
+class Histogram:
+    __slots__ = ("_bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        # How many lie up to each bound and above the one before, and behind the last; and all of them together.
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.sum += seconds
 
 
 class Level(Collector):

@@ -18,7 +18,8 @@ from sqlalchemy.pool import QueuePool
 from db.bare import Pool
 from resolvers import facts
 from resolvers.facts import Facts
-from server.counting import Counts, Durations, Level
+from server import counting
+from server.counting import Count, Counts, Durations, Level
 from server.settings import Settings, StartError
 
 # Callers choose the names of operations: so many are told apart, the first of documents that were valid.
@@ -98,23 +99,23 @@ class _Names:
 _names = _Names()
 
 
-class Known(NamedTuple):
+class Counted(NamedTuple):
     """What an operation counts as when its answer is right, found out once."""
 
-    right: tuple[str, str, str]
-    operation: tuple[str, str]
+    right: Count
+    seconds: counting.Histogram
 
 
-def known(name: str | None, kind: str) -> Known:
+def counted(name: str | None, kind: str) -> Counted:
     bounded = _names.bounded(name)
-    return Known((bounded, kind, "OK"), (bounded, kind))
+    return Counted(operations.of((bounded, kind, "OK")), operation_seconds.of((bounded, kind)))
 
 
-def count_right(operation: Known, seconds: float) -> None:
+def count_right(operation: Counted, seconds: float) -> None:
     """An answer to a POST to /graphql that has no error in it."""
     requests.count(RIGHT)
-    operations.count(operation.right)
-    operation_seconds.observe(operation.operation, seconds)
+    operation.right.value += 1
+    operation.seconds.observe(seconds)
 
 
 def count_request(route: str, method: str, status: int) -> None:
@@ -128,7 +129,7 @@ def count_operation(noted: Facts, status: int, seconds: float) -> None:
         return  # it was the page that was asked for
     name, kind = _names.bounded(noted.operation), noted.kind or "none"
     operations.count((name, kind, code or "OK"))
-    operation_seconds.observe((name, kind), seconds)
+    operation_seconds.of((name, kind)).observe(seconds)
 
 
 class _Pools(Collector):
@@ -184,11 +185,10 @@ async def watching(**pools: AsyncEngine | Pool) -> AsyncIterator[None]:
 
 
 def _count_statements(pool: AsyncEngine | Pool, name: str) -> None:
-    labels = (name,)
-    statements.begin(labels)
+    sent_over = statements.of((name,))
 
     def sent(*_: object) -> None:
-        statements.count(labels)
+        sent_over.value += 1
         facts.current().statements += 1
 
     if isinstance(pool, Pool):

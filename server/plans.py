@@ -55,7 +55,7 @@ class Plan:
         self.hash = hash_of(text)
         self.name = name_of(operation)
         self.kind = operation.operation.value
-        self.counted = metrics.known(self.name, self.kind)
+        self.counted = metrics.counted(self.name, self.kind)
         fields = list(needed(schema, document, operation))
         self.field_name = fields[0][0] if fields else ""
         # What a caller's scope has to rank.

@@ -24,6 +24,10 @@ Wanted = tuple[Any, Made, str, Complete, Variables]
 Memberships = tuple[Later, list[str], list[Any], str, Complete | Objects, Variables]
 
 
+# They complete all that are alike at once.
+OF_ALL = (Rendering, Objects)
+
+
 class Run:
     """To resolvers it is the `info` that they get their context from."""
 
@@ -106,7 +110,7 @@ class Run:
             return
         wanted, self._later = self._later, []
         if len(wanted) == 1:
-            later, users, *_ = wanted[0]
+            later, users = wanted[0][:2]
             self._asked.append((wanted, self.context.services.reads.together(users, latest=later.latest)))
             return
         for latest in (False, True):
@@ -166,7 +170,7 @@ class Run:
         for later, users, objects, key, complete, v in asked:
             made_of = later.made_of(found if len(users) == len(found) else found[start : start + len(users)])
             start += len(users)
-            if isinstance(complete, Rendering | Objects):
+            if isinstance(complete, OF_ALL):
                 complete.all(made_of, objects, key, self, v)
                 continue
             for made, each in zip(objects, made_of, strict=True):
