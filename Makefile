@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 # Workers for the tests: they often wait for processes that they have started.
 WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 2 )))
 .DEFAULT_GOAL := help
-.PHONY: help run test test-processes test-pages test-image soak faults faults-proof fuzz bench bench-check bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
+.PHONY: help run test test-processes test-pages test-image soak faults faults-proof fuzz bench bench-check bench-steps bench-jobs bench-lists bench-limits bench-floods coverage lint format types contracts contract fuzz-schema clients check schema reference lock graphiql clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ bench: $(VENV)/.dev bench/peers/node/node_modules/.ok  ## Measure SegmentQL besi
 
 bench-check: $(VENV)/.dev  ## See that the hot read has not become slower: a minute
 	$(BIN)/python -m bench.speed.guard $(ARGS)
+
+bench-steps: $(VENV)/.dev  ## Count the steps of Python that a request takes, function by function: half a minute
+	$(BIN)/python -m bench.speed.steps $(ARGS)
 
 bench-jobs: $(VENV)/.dev  ## Measure reports, purge and cleanup against their bounds: a quarter of an hour
 	$(BIN)/python -m bench $(ARGS)

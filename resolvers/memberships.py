@@ -129,17 +129,20 @@ def _refusal(input: ChangeUserSegmentsInput, answer: changes.Answer) -> list[Use
 
 def wrong_change(input: ChangeUserSegmentsInput, limit: int, *path: str) -> list[UserError]:
     """What can be seen without the database."""
-    for name, slugs in (("add", input.add), ("remove", input.remove)):
+    lists = (("add", input.add), ("remove", input.remove))
+    for name, slugs in lists:
         if len(slugs) > limit:
             return [too_many_items(len(slugs), limit, *path, name)]
     wrong = wrong_user_id(input.user_id, *path, "userId")
     if not input.add and not input.remove:
         wrong.append(invalid("Both lists are empty: there is nothing to change.", *path))
-    for name, slugs in (("add", input.add), ("remove", input.remove)):
-        if not all(map(SLUG.fullmatch, slugs)):
-            wrong += [
-                error for position, slug in distinct(slugs) for error in wrong_slug(slug, *path, name, str(position))
-            ]
+    if not all(map(SLUG.fullmatch, (*input.add, *input.remove))):
+        wrong += [
+            error
+            for name, slugs in lists
+            for position, slug in distinct(slugs)
+            for error in wrong_slug(slug, *path, name, str(position))
+        ]
     if input.add and input.remove and (both := frozenset(input.add).intersection(input.remove)):
         wrong += [
             conflicting_change(slug, *path, "remove", str(position))

@@ -34,7 +34,8 @@ Coerce = Callable[[Any], Any]
 def coercing(type_: GraphQLType | None) -> Coerce:
     """What graphql-core makes of a value of that type."""
     if isinstance(type_, GraphQLNonNull):
-        return _not_null(coercing(type_.of_type))
+        coerce = _not_null(coercing(type_.of_type))
+        return _text(coerce) if _is_text(type_) else coerce
     if isinstance(type_, GraphQLScalarType | GraphQLEnumType):
         return _leaf(type_.coerce_input_value)
     if isinstance(type_, GraphQLList):
@@ -78,6 +79,11 @@ def _is_text(type_: GraphQLType) -> bool:
     return isinstance(type_, GraphQLNonNull) and type_.of_type in (GraphQLString, GraphQLID)
 
 
+def _text(coerce: Coerce) -> Coerce:
+    """Nearly all arguments are texts."""
+    return lambda value: value if type(value) is str else coerce(value)
+
+
 def _texts(values: Any) -> Any:
     """There may be many."""
     if values is not None and (type(values) is not list or set(map(type, values)) - {str}):
@@ -88,7 +94,11 @@ def _texts(values: Any) -> Any:
 def _object(type_: GraphQLInputObjectType) -> Coerce:
     known = {name: (field.out_name or name, coercing(field.type)) for name, field in type_.fields.items()}
     required = frozenset(name for name, field in type_.fields.items() if is_required_input_field(field))
-    defaults = {name: field for name, field in type_.fields.items() if field.default_value is not Undefined}
+    defaults = [
+        (name, field.out_name or name, field)
+        for name, field in type_.fields.items()
+        if field.default_value is not Undefined
+    ]
 
     def coerced(value: Any) -> Any:
         if value is None:
@@ -99,9 +109,9 @@ def _object(type_: GraphQLInputObjectType) -> Coerce:
         for name, given in value.items():
             out_name, coerce = known[name]
             found[out_name] = coerce(given)
-        for name, field in defaults.items():
+        for name, out_name, field in defaults:
             if name not in value:
-                found[known[name][0]] = coerce_default_value(field)
+                found[out_name] = coerce_default_value(field)
         return found
 
     return coerced

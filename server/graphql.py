@@ -277,12 +277,16 @@ def may_be_inexact(value: Any, text: bytes) -> bool:
 
 def _has_fractions(value: Any) -> bool:
     """What orjson takes for a whole number is exactly that."""
-    kind = type(value)
-    if kind is dict:
-        return any(map(_has_fractions, value.values()))
-    if kind is list:
-        return any(map(_has_fractions, value))
-    return kind is float
+    values = [value]
+    for each in values:  # it becomes longer meanwhile
+        kind = type(each)
+        if kind is dict:
+            values += each.values()
+        elif kind is list:
+            values += each
+        elif kind is float:
+            return True
+    return False
 
 
 def _long_in(digits: bytes) -> bool:
