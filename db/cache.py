@@ -152,10 +152,10 @@ class Cache:
         """Forget the lists of users whom somebody else has changed, who may not have got to it yet."""
         if len(user_ids) > FEW:
             await self._remove(user_ids, "")
-        elif not self.available:
-            await self._leave_untold()
-        elif user_ids:
+        elif user_ids and self.available:
             await self._removals.remove(user_ids)
+        elif user_ids:
+            await self._leave_untold()
 
     async def _remove(self, user_ids: Sequence[str], channel: str) -> None:
         # Redis does nothing else while it runs a command, and each has the whole budget.
