@@ -19,6 +19,7 @@ from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECO
 from db.primary import Primary
 
 CLOSE_SECONDS = 2
+# Follows a statement where nobody else does.
 NOBODY = nullcontext()
 
 

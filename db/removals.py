@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from db.cache_format import key
 from db.journal import JOURNAL, NAMED, Journal, adding
-from db.pipeline import Pipeline
+from db.pipeline import Answered, Part, Pipeline
 
 # Keys of one command: Redis does nothing else meanwhile.
 TOGETHER = 100
@@ -20,9 +19,9 @@ class Removals:
         self, pipeline: Pipeline, journal: Journal, seconds: float, failed: Callable[[Exception], None]
     ) -> None:
         self._pipeline = pipeline
-        self._journal = journal
+        self.journal = journal
         self._seconds = seconds
-        self._failed = failed
+        self.failed = failed
         self._loop = asyncio.get_running_loop()
         # Those of the next write, and who waits for them.
         self._users: list[str] = []
@@ -40,53 +39,50 @@ class Removals:
 
     def _send(self) -> None:
         keys = list(dict.fromkeys(map(key, self._users)))
-        waiting, self._users, self._waiting = self._waiting, [], []
-        removal = _Removal(self._journal, self._failed, waiting)
+        removal = _Removal(self, keys, self._waiting)
+        self._users, self._waiting = [], []
         for start in range(0, len(keys), TOGETHER):
             some = keys[start : start + TOGETHER]
             for first in range(0, len(some), NAMED):
-                self._pipeline.send(adding(some[first : first + NAMED]), removal.noted, self._seconds)
-            self._pipeline.send(("UNLINK", *some), removal.removed, self._seconds)
+                self.ask(adding(some[first : first + NAMED]), removal.noted)
             removal.owed += 1
-        removal.again = partial(self._pipeline.send, ("UNLINK", JOURNAL, *keys), removal.removed, self._seconds)
+            self.ask(("UNLINK", *some), removal.removed)
+
+    def ask(self, command: tuple[Part, ...], answered: Answered) -> None:
+        self._pipeline.send(command, answered, self._seconds)
 
 
 class _Removal:
     """What one write has asked for."""
 
-    __slots__ = ("_failed", "_journal", "_refused", "_waiting", "again", "owed")
+    __slots__ = ("_failed", "_keys", "_refused", "_removals", "_waiting", "owed")
 
-    def __init__(
-        self, journal: Journal, failed: Callable[[Exception], None], waiting: "list[asyncio.Future[None]]"
-    ) -> None:
-        self._journal = journal
-        self._failed = failed
+    def __init__(self, removals: Removals, keys: list[str], waiting: "list[asyncio.Future[None]]") -> None:
+        self._removals = removals
+        self._keys = keys
         self._waiting = waiting
-        # Answers to come that lists were removed; and whether the journal has taken less than it was to.
+        # Answers to come that lists were removed; whether one was not, and whether the journal has not taken all.
         self.owed = 0
-        self._refused = False
-        # Removes everything, and the journal with it.
-        self.again: Callable[[], None] | None = None
+        self._failed = self._refused = False
 
     def noted(self, reply: Any) -> None:
         if isinstance(reply, Exception):
             self._refused = True
         elif reply is not None:
-            self._journal.note(reply)
+            self._removals.journal.note(reply)
 
     def removed(self, reply: Any) -> None:
         self.owed -= 1
         if isinstance(reply, Exception):
-            self._failed(reply)
-            self.again = None
+            self._failed = True
+            self._removals.failed(reply)
         if self.owed:
             return
-        if self._refused and self.again is not None:
+        if self._refused and not self._failed:
             # Somebody may have stored a list in between, which nobody does without a journal.
-            again, self.again, self.owed = self.again, None, 1
-            again()
+            self._refused, self.owed = False, 1
+            self._removals.ask(("UNLINK", JOURNAL, *self._keys), self.removed)
             return
-        self.again = None
         for each in self._waiting:
             if not each.done():
                 each.set_result(None)
