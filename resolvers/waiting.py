@@ -47,16 +47,11 @@ class Answer:
 
     def complete(self, found: Sequence[list[Membership]]) -> None:
         self.found, self.missing = found, 0
-        # Whoever is told knows us, and each would keep the other.
-        told, self._told = self._told, None
-        if told is not None:
-            told()
+        self._tell()
 
     def set_exception(self, error: BaseException) -> None:
         self.error = error
-        told, self._told = self._told, None
-        if told is not None:
-            told()
+        self._tell()
 
     def exception(self) -> BaseException | None:
         return self.error
@@ -64,6 +59,12 @@ class Answer:
     def cancel(self) -> None:
         if not self.done():
             self.set_exception(asyncio.CancelledError())
+
+    def _tell(self) -> None:
+        # Whoever is told knows us, and each would keep the other.
+        told, self._told = self._told, None
+        if told is not None:
+            told()
 
     def __await__(self) -> Generator[Any, None, Sequence[list[Membership]]]:
         if not self.done():

@@ -230,10 +230,7 @@ def _sum(parts: Iterable[int | Callable[[Known], int]]) -> int | Callable[[Known
             others.append(part)
     if not others:
         return constant
-    one, *more = others
-    if not more:
-        return lambda known: constant + one(known)
-    if len(more) == 1:
-        (other,) = more
-        return lambda known: constant + one(known) + other(known)
+    if len(others) == 1:
+        only = others[0]
+        return lambda known: constant + only(known)
     return lambda known: constant + sum([other(known) for other in others])

@@ -239,7 +239,8 @@ class FastProtocol(Protocol):
         scope = self.scope
         self.url, self.headers, self.scope = ours
         scope["method"], scope["path"], scope["raw_path"], scope["query_string"] = "POST", PATH, RAW_PATH, b""
-        if begun is not None and self._fast is not None:
+        if begun is not None:
+            assert self._fast is not None
             scope["state"] |= {
                 "bill": self._fast.bill(begun),
                 "before": begun.run.context.outcomes,

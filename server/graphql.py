@@ -45,6 +45,7 @@ HEADER_CHARACTERS = 1_000
 # All digits alike: so they are found a hundred times as fast as by a pattern, in a body of megabytes.
 DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 LONG_NUMBERS = (b"0" * 16, b"0e")
+# Up to so many the value made of them is looked at before the text is taken apart.
 FEW_BYTES = 2_000
 # Each takes up to two hundred bytes, of two that are sent. A bulk change of the largest size has 300 000.
 MOST_VALUES = 500_000
