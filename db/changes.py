@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import orjson
 from asyncpg.exceptions import LockNotAvailableError
 
 from db.bare import Pool
+from db.statement import BIGINT, BYTES, INSTANT, INTEGER, TEXT, TEXTS, Statement, json
 
-CHANGE = "SELECT change_user_segments_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+CHANGE = Statement(
+    "SELECT change_user_segments_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    takes=(TEXT, TEXT, TEXT, BYTES, BIGINT, TEXT, TEXTS, INTEGER, INTEGER, INSTANT),
+    gives=(json,),
+)
 # How the function waits for another transaction with the same key: all its other waiting is for locks.
 CLAIM = "INSERT INTO operations"
 
@@ -53,7 +57,6 @@ async def of_user(
     slugs = [*change.add, *change.remove]
     try:
         rows = await pool.fetch(
-            CHANGE,
             client,
             kind,
             key,
@@ -69,4 +72,4 @@ async def of_user(
         if CLAIM in (error.context or ""):
             return Answer(in_progress=True)
         raise
-    return Answer(**orjson.loads(rows[0][0]))
+    return Answer(**rows[0][0])

@@ -13,8 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from db import bare
+from db.changes import CHANGE
 from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS, has_left, keep_alive
+from db.packed import OF_USERS
 from db.primary import Primary
+from db.statement import Statement
 
 # Where the servers are; or what finds out which one of them is written to, for those who share that.
 Database = str | URL | Primary
@@ -91,14 +94,14 @@ def reader(database: Database, pool_size: int) -> AsyncEngine:
     return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
-def bare_writer(database: Database, size: int) -> bare.Pool:
-    """For mutations that are one statement, whose plan is always the same."""
-    return bare.Pool(_primary(database), size, WRITING | PLANNED_ONCE, WRITE_SECONDS)
+def bare_writer(database: Database, size: int, statement: Statement = CHANGE) -> bare.Pool:
+    """For the mutation that is one statement, whose plan is always the same."""
+    return bare.Pool(_primary(database), size, WRITING | PLANNED_ONCE, statement, WRITE_SECONDS)
 
 
-def bare_reader(database: Database, size: int) -> bare.Pool:
-    """For the queries that are asked most. Each is planned once, for one id and for a thousand alike."""
-    return bare.Pool(_primary(database), size, READING | PLANNED_ONCE, READ_SECONDS)
+def bare_reader(database: Database, size: int, statement: Statement = OF_USERS) -> bare.Pool:
+    """For the query that is asked most, planned once for one id and for a thousand alike."""
+    return bare.Pool(_primary(database), size, READING | PLANNED_ONCE, statement, READ_SECONDS)
 
 
 def importer(database: Database, pool_size: int) -> AsyncEngine:

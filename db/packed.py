@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from db.bare import Pool
 from db.clock import ALWAYS
+from db.statement import TEXTS, Statement, integer
 
 # One membership of a list: segment id, added_at, expires_at; instants in microseconds since db.clock.EPOCH. PostgreSQL
 # writes the very same bytes. A user whom the segment's rollout may not take in is there with an expiry of EXCLUDED.
@@ -14,12 +15,13 @@ EXCLUDED = ALWAYS
 # (segment id, added, expires) of each membership of a list, ordered by segment id.
 unpacked = PACKED.iter_unpack
 
-# The catalogue's version comes from the same snapshot: whoever knows that version knows every segment listed. User by
-# user, so that one plan is right for one user and for a thousand (db/connections.py).
-OF_USERS = """
-    SELECT NULL AS user_id, NULL AS packed, version FROM catalogue
+# The row of nobody has the catalogue's version, of the same snapshot: whoever knows that version knows every segment
+# listed. User by user, so that one plan is right for one user and for a thousand (db/connections.py).
+OF_USERS = Statement(
+    """
+    SELECT NULL AS user_id, int8send(version) AS packed FROM catalogue
     UNION ALL
-    SELECT asked.user_id, listed.packed, NULL
+    SELECT asked.user_id, listed.packed
     FROM unnest($1::text[]) AS asked (user_id)
     CROSS JOIN LATERAL (
         SELECT string_agg(int4send(segment_id) || timestamptz_send(added_at) || timestamptz_send(expires_at), ''
@@ -33,7 +35,10 @@ OF_USERS = """
         ) AS each
     ) AS listed
     WHERE listed.packed IS NOT NULL
-"""
+    """,
+    takes=(TEXTS,),
+    gives=(bytes.decode, bytes),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +53,9 @@ class Packed:
 async def of_users(pool: Pool, user_ids: Sequence[str]) -> Packed:
     """The memberships that have not expired; those of deleted segments are among them until they are cleaned up."""
     version, lists = 0, {}
-    for user_id, packed, catalogue_version in await pool.fetch(OF_USERS, user_ids):
+    for user_id, packed in await pool.fetch(user_ids):
         if user_id is None:
-            version = catalogue_version
+            version = integer(packed)
         else:
             lists[user_id] = packed
     return Packed(version, lists)

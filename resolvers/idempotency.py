@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from db import operations
-from db.bare import ConnectionLost, Pool
+from db.bare import Pool
+from db.wire import ConnectionLost
 from resolvers.errors import Refused, in_progress, key_reused
 from resolvers.places import Places
 

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 from db import packed
-from db.bare import ConnectionLost, Pool
+from db.bare import Pool
 from db.packed import Packed
+from db.wire import ConnectionLost
 
 # Users of one statement; more are read in several.
 BATCH = 1_000

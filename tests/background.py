@@ -59,7 +59,7 @@ async def finished(client: Client, task_id: str) -> Any:
     return found
 
 
-async def comes_to(look: Callable[[], list[str]], expected: list[str]) -> None:
+async def comes_to(look: Callable[[], Any], expected: Any) -> None:
     """Wait until that is what is there: a file is published first, what earlier attempts left is removed then."""
     for _ in range(600):
         if look() == expected:

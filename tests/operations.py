@@ -64,7 +64,7 @@ async def change_within(
     tx: AsyncConnection, user_id: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()
 ) -> None:
     """Make a change in a transaction that stays open: it is dated, and nobody else sees it yet."""
-    call = changes.CHANGE.replace("$", ":a")
+    call = changes.CHANGE.text.replace("$", ":a")
     arguments = ("anonymous", "changeUserSegments", new_key(), b"", 0, user_id, [*add, *remove], len(add), None, None)
     answer = await tx.execute(text(call), {f"a{number}": value for number, value in enumerate(arguments, 1)})
     assert "outcome" in answer.scalar_one()

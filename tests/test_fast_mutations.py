@@ -86,8 +86,8 @@ async def test_what_has_failed_is_not_done_again_for_the_sake_of_its_error(
 ) -> None:
     calls: Counter[str] = Counter()
 
-    async def fails(_pool: Pool, statement: str, *_: object) -> Any:
-        calls[statement] += 1
+    async def fails(pool: Pool, *_: object) -> Any:
+        calls[pool.statement.text] += 1
         raise RuntimeError
 
     async with serve() as client:

@@ -36,9 +36,9 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         elif "catalogue_version" in statement:
             counted["catalogue"] += 1
 
-    async def fetch(pool: Pool, statement: str, *args: object) -> Any:
-        count(None, None, statement)
-        return await real(pool, statement, *args)
+    async def fetch(pool: Pool, *values: object) -> Any:
+        count(None, None, pool.statement.text)
+        return await real(pool, *values)
 
     event.listen(Engine, "before_cursor_execute", count)
     real = Pool.fetch
