@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 from asyncpg.exceptions import LockNotAvailableError
 
 from db.bare import Pool
-from db.statement import BIGINT, BYTES, INSTANT, INTEGER, TEXT, TEXTS, Statement, json
+from db.statement import BIGINT, BYTES, INSTANT, INTEGER, TEXT, TEXTS, Statement, columns, json
 
 CHANGE = Statement(
     "SELECT change_user_segments_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    takes=(TEXT, TEXT, TEXT, BYTES, BIGINT, TEXT, TEXTS, INTEGER, INTEGER, INSTANT),
-    gives=(json,),
+    *(TEXT, TEXT, TEXT, BYTES, BIGINT, TEXT, TEXTS, INTEGER, INTEGER, INSTANT),
 )
 # How the function waits for another transaction with the same key: all its other waiting is for locks.
 CLAIM = "INSERT INTO operations"
@@ -56,7 +55,7 @@ async def of_user(
     """
     slugs = [*change.add, *change.remove]
     try:
-        rows = await pool.fetch(
+        (row,) = await pool.fetch(
             client,
             kind,
             key,
@@ -72,4 +71,6 @@ async def of_user(
         if CLAIM in (error.context or ""):
             return Answer(in_progress=True)
         raise
-    return Answer(**rows[0][0])
+    (answer,) = columns(row)
+    assert answer is not None
+    return Answer(**json(answer))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from db.bare import Pool
 from db.clock import ALWAYS
-from db.statement import TEXTS, Statement, integer
+from db.statement import INT, TEXTS, Statement, integer
 
 # One membership of a list: segment id, added_at, expires_at; instants in microseconds since db.clock.EPOCH. PostgreSQL
 # writes the very same bytes. A user whom the segment's rollout may not take in is there with an expiry of EXCLUDED.
@@ -14,6 +14,7 @@ PACKED = struct.Struct(">iqq")
 EXCLUDED = ALWAYS
 # (segment id, added, expires) of each membership of a list, ordered by segment id.
 unpacked = PACKED.iter_unpack
+length = INT.unpack_from
 
 # The row of nobody has the catalogue's version, of the same snapshot: whoever knows that version knows every segment
 # listed. User by user, so that one plan is right for one user and for a thousand (db/connections.py).
@@ -36,8 +37,7 @@ OF_USERS = Statement(
     ) AS listed
     WHERE listed.packed IS NOT NULL
     """,
-    takes=(TEXTS,),
-    gives=(bytes.decode, bytes),
+    TEXTS,
 )
 
 
@@ -53,9 +53,11 @@ class Packed:
 async def of_users(pool: Pool, user_ids: Sequence[str]) -> Packed:
     """The memberships that have not expired; those of deleted segments are among them until they are cleaned up."""
     version, lists = 0, {}
-    for user_id, packed in await pool.fetch(user_ids):
-        if user_id is None:
-            version = integer(packed)
+    for row in await pool.fetch(user_ids):
+        # What `columns` does, for what there is of every user.
+        (size,) = length(row)
+        if size < 0:
+            version = integer(row[8:])
         else:
-            lists[user_id] = packed
+            lists[row[4 : 4 + size].decode()] = row[8 + size :]
     return Packed(version, lists)

@@ -10,7 +10,8 @@ import orjson
 from db.clock import EPOCH
 from db.primary import Connection
 
-Row = tuple[Any, ...]
+# As it comes: each column with its length before it.
+Row = bytes
 
 INT, PAIR, BIGINT_VALUE, ARRAY = struct.Struct("!i"), struct.Struct("!ii"), struct.Struct("!iq"), struct.Struct("!5i")
 _int = INT.pack
@@ -54,30 +55,38 @@ INTEGER, BIGINT = Type(23, lambda value: PAIR.pack(4, value)), Type(20, lambda v
 TEXTS, INSTANT = Type(1009, _texts), Type(1184, _instant)
 
 
-def integer(value: bytes) -> int:
+def columns(row: Row) -> list[bytes | None]:
+    """Of a row, in the binary format of each one's type."""
+    found: list[bytes | None] = []
+    at = 0
+    while at < len(row):
+        (size,) = INT.unpack_from(row, at)
+        at += INT.size
+        found.append(None if size < 0 else row[at : at + size])
+        at += max(0, size)
+    return found
+
+
+def integer(column: bytes) -> int:
     """What a column of any of the integer types has."""
-    return int.from_bytes(value, "big", signed=True)
+    return int.from_bytes(column, "big", signed=True)
 
 
-def json(value: bytes) -> Any:
+def json(column: bytes) -> Any:
     """What a column of type jsonb has: its first byte is the format's version."""
-    return orjson.loads(value[1:])
+    return orjson.loads(column[1:])
 
 
 class Statement:
-    """Its text, with the types of its parameters and how each column of a row is read: `bytes` takes it as it is.
-
-    On every connection it is prepared by the same name.
-    """
+    """Its text, and the types of its parameters. On every connection it is prepared by the same name."""
 
     _name = "statement"
 
-    def __init__(self, text: str, takes: Sequence[Type], gives: Sequence[Callable[[bytes], Any]]) -> None:
+    def __init__(self, text: str, *takes: Type) -> None:
         self.text = text
         # The types' oids.
         self._takes = [each.oid for each in takes]
         self._encoders = [each.encode for each in takes]
-        self._gives = tuple(gives)
         self._beginning = b"\0%b\0%b%b" % (self._name.encode(), BINARY, struct.pack("!h", len(takes)))
 
     async def prepare(self, connection: Connection, seconds: float) -> None:
@@ -92,17 +101,3 @@ class Statement:
         parts = [NULL if value is None else encode(value) for encode, value in zip(self._encoders, values, strict=True)]
         body = b"".join((self._beginning, *parts, BINARY))
         return b"B" + _int(4 + len(body)) + body + EXECUTE
-
-    def row(self, data: bytes, start: int) -> Row:
-        """The row whose columns' number is there."""
-        found: list[Any] = []
-        at = start + 2
-        for decode in self._gives:
-            (size,) = INT.unpack_from(data, at)
-            at += 4
-            if size < 0:
-                found.append(None)
-            else:
-                found.append(decode(data[at : at + size]))
-                at += size
-        return tuple(found)

@@ -23,6 +23,8 @@ Rows = asyncio.Future[list[Row]]
 # What a message is, and how long without that; and which of them say something to us.
 HEAD = struct.Struct("!Bi")
 HEAD_BYTES = HEAD.size
+# Of a row there is how many columns it has, too.
+ROW_BYTES = HEAD_BYTES + 2
 ROW, ERROR, READY = b"DEZ"
 TERMINATE = b"X\0\0\0\x04"
 
@@ -79,18 +81,19 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._rest:
             data = self._rest + data
-        at, arrived, read_head = 0, len(data), HEAD.unpack_from
+        at, arrived, read_head, rows = 0, len(data), HEAD.unpack_from, self._rows
         while arrived - at >= HEAD_BYTES:
             kind, size = read_head(data, at)
             after = at + 1 + size
             if after > arrived:
                 break
             if kind == ROW:
-                self._rows.append(self._statement.row(data, at + HEAD_BYTES))
+                rows.append(data[at + ROW_BYTES : after])
             elif kind == READY:
                 self._answered()
                 if self._is_over:
                     return
+                rows = self._rows
             elif kind == ERROR:
                 self._error = _error(data[at + HEAD_BYTES : after], self._statement)
                 if not self._waiting:  # it takes its leave

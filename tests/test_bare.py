@@ -26,8 +26,7 @@ from server.embedded import Servers
 PROBE = Statement(
     """SELECT pg_backend_pid(), 10 / $2, current_setting($3), repeat('é', $4)
        FROM pg_sleep(CAST($1 AS integer) / 1000.0)""",
-    takes=(INTEGER, INTEGER, TEXT, INTEGER),
-    gives=(written.integer, written.integer, bytes.decode, bytes.decode),
+    *(INTEGER, INTEGER, TEXT, INTEGER),
 )
 
 
@@ -48,7 +47,22 @@ async def single(servers: Servers) -> AsyncIterator[Pool]:
 
 
 def ask(pool: Pool, *, ms: int = 0, divisor: int = 1, setting: str = "lock_timeout", length: int = 0) -> Awaitable[Any]:
-    return asyncio.ensure_future(pool.fetch(ms, divisor, setting, length))
+    return asyncio.create_task(_asked(pool, ms, divisor, setting, length))
+
+
+async def _asked(pool: Pool, *values: object) -> list[Any]:
+    return read(await pool.fetch(*values), written.integer, written.integer, bytes.decode, bytes.decode)
+
+
+def read(rows: list[bytes], *columns: Any) -> list[Any]:
+    """Each row's columns, as these read them."""
+    return [
+        tuple(
+            None if column is None else as_it_is(column)
+            for as_it_is, column in zip(columns, written.columns(row), strict=True)
+        )
+        for row in rows
+    ]
 
 
 async def backend(pool: Pool) -> int:
@@ -71,7 +85,7 @@ async def test_a_connection_is_used_again_and_has_the_settings_of_its_kind(pool:
 
 
 async def test_who_wants_to_write_and_may_not_looks_for_another_server(servers: Servers) -> None:
-    reader = connections.bare_reader(servers.database_url, 1, Statement("DELETE FROM memberships", (), ()))
+    reader = connections.bare_reader(servers.database_url, 1, Statement("DELETE FROM memberships"))
     with pytest.raises(ConnectionLost):
         await reader.fetch()
     await reader.close()
@@ -201,7 +215,7 @@ async def test_a_server_that_is_not_there_is_a_connection_error(unused_port: int
 
 
 async def test_a_statement_that_cannot_be_prepared_says_why(servers: Servers) -> None:
-    pool = connections.bare_writer(servers.database_url, 1, Statement("SELECT no_such_function_1()", (), ()))
+    pool = connections.bare_writer(servers.database_url, 1, Statement("SELECT no_such_function_1()"))
     for _ in range(2):
         with pytest.raises(asyncpg.UndefinedFunctionError):
             await pool.fetch()
@@ -209,7 +223,7 @@ async def test_a_statement_that_cannot_be_prepared_says_why(servers: Servers) ->
 
 
 async def test_values_of_other_types_than_the_statement_takes_are_a_mistake_that_is_found(servers: Servers) -> None:
-    pool = connections.bare_writer(servers.database_url, 1, Statement("SELECT CAST($1 AS integer)", (BIGINT,), ()))
+    pool = connections.bare_writer(servers.database_url, 1, Statement("SELECT CAST($1 AS integer)", BIGINT))
     with pytest.raises(TypeError):
         await pool.fetch(1)
     await pool.close()
@@ -264,11 +278,11 @@ async def test_values_arrive_as_they_are(servers: Servers, values: list[Any], sh
                FROM (VALUES (CAST($1 AS text), CAST($2 AS bytea), CAST($3 AS integer), CAST($4 AS bigint),
                              CAST($5 AS text[]), CAST($6 AS timestamptz)))
                     AS sent (one, two, three, four, five, six)""",
-            takes=(TEXT, BYTES, INTEGER, BIGINT, TEXTS, INSTANT),
-            gives=(written.json, bytes.decode, bytes, written.integer),
+            *(TEXT, BYTES, INTEGER, BIGINT, TEXTS, INSTANT),
         ),
     )
-    assert await pool.fetch(*values) == [(shown, values[0], values[1], values[3])]
+    rows = await pool.fetch(*values)
+    assert read(rows, written.json, bytes.decode, bytes, written.integer) == [(shown, values[0], values[1], values[3])]
     assert json.dumps(shown)
     await pool.close()
 
