@@ -17,7 +17,7 @@ import asyncpg
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS
-from db.primary import Primary
+from db.primary import Connection, Primary
 from db.statement import Row, Statement
 from db.wire import Rows, Wire, fail
 
@@ -102,11 +102,13 @@ class Pool:
                 self._drop(wire)
             elif not wire.is_awaited:
                 wire.fail(ConnectionError("the pool was closed"))
-        ending = [*self._connecting, *(self._loop.create_task(wire.closed.wait()) for wire in wires)]
-        if ending:
-            await asyncio.wait(ending, timeout=CLOSE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*self._connecting, *(wire.closed.wait() for wire in wires), return_exceptions=True)
         for wire in self._wires:
             wire.fail(ConnectionError("the pool was closed"))
+        if self._timer is not None:
+            self._timer.cancel()
 
     async def _follow(
         self, following: Callable[[str], AbstractContextManager[object]], values: tuple[object, ...]
@@ -171,22 +173,27 @@ class Pool:
         """Make one more, or tell the first who waits why there is none."""
         made, task = time.monotonic(), asyncio.current_task()
         assert task is not None
-        connection = None
         try:
-            connection = await self._primary.connect(**self._options)
-            await self.statement.prepare(connection, CONNECT_SECONDS)
-            wire = Wire(connection, self.statement, made, self._answered, self._ended)
+            wire = Wire(await self._connection(), self.statement, made, self._answered, self._ended)
             self._wires.append(wire)
             self._idle.append(wire)
-        except BaseException as error:
-            if connection is not None:
-                connection.terminate()
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # noqa: BLE001  # it is not handled here: whoever waits gets it
             self._refuse(_told(error))
         finally:
             self._connecting.discard(task)
         self._serve()
+
+    async def _connection(self) -> Connection:
+        """One of the driver's, on which the statement is prepared."""
+        connection = await self._primary.connect(**self._options)
+        try:
+            await self.statement.prepare(connection, CONNECT_SECONDS)
+        except BaseException:
+            connection.terminate()
+            raise
+        if connection.is_closed():  # the driver was told so, and we shall not be
+            raise ConnectionError("the connection was lost before it was used")
+        return connection
 
     def _refuse(self, error: Exception) -> None:
         while self._waiting:
