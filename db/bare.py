@@ -19,12 +19,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS
 from db.primary import Connection, Primary
 from db.statement import Row, Statement
-from db.wire import Rows, Wire, fail
+from db.wire import ConnectionLost, Rows, Wire, fail
 
 CLOSE_SECONDS = 2
-# As many are sent before the first of them is answered; and nobody follows what has taken so long, for it may wait for
-# somebody else's lock.
-DEPTH, FRESH_SECONDS = 4, 0.02
+# So many are sent before the first of them is answered: PostgreSQL has the next one at hand, and nobody waits for more
+# than one. And nobody follows what has taken so long, for it may wait for somebody else's lock.
+DEPTH, FRESH_SECONDS = 2, 0.02
 # How often it is looked who waits for too long.
 LOOKS = 10
 # What the driver raises.
@@ -106,7 +106,7 @@ class Pool:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await asyncio.gather(*self._connecting, *(wire.closed.wait() for wire in wires), return_exceptions=True)
         for wire in self._wires:
-            wire.fail(ConnectionError("the pool was closed"))
+            wire.fail(ConnectionLost("the pool was closed"))
         if self._timer is not None:
             self._timer.cancel()
 
@@ -165,9 +165,8 @@ class Pool:
         return wire.made > max(self._lost, self._primary.left, time.monotonic() - RECYCLE_SECONDS)
 
     def _grow(self) -> None:
-        while len(self._connecting) < min(self.size - len(self._wires), len(self._waiting)):
-            task = self._loop.create_task(self._connect())
-            self._connecting.add(task)
+        for _ in range(min(self.size - len(self._wires) - len(self._connecting), self.waiting)):
+            self._connecting.add(self._loop.create_task(self._connect()))
 
     async def _connect(self) -> None:
         """Make one more, or tell the first who waits why there is none."""
@@ -185,12 +184,13 @@ class Pool:
 
     async def _connection(self) -> Connection:
         """One of the driver's, on which the statement is prepared."""
-        connection = await self._primary.connect(**self._options)
-        try:
-            await self.statement.prepare(connection, CONNECT_SECONDS)
-        except BaseException:
-            connection.terminate()
-            raise
+        async with asyncio.timeout(CONNECT_SECONDS):
+            connection = await self._primary.connect(**self._options)
+            try:
+                await self.statement.prepare(connection)
+            except BaseException:
+                connection.terminate()
+                raise
         if connection.is_closed():  # the driver was told so, and we shall not be
             raise ConnectionError("the connection was lost before it was used")
         return connection
@@ -213,14 +213,15 @@ class Pool:
 
     def _ended(self, wire: Wire, error: Exception) -> None:
         self._forget(wire)
-        self._lost = time.monotonic()
+        if wire.under_way:  # one that nobody used may have ended for a reason of its own
+            self._lost = time.monotonic()
         if getattr(error, "sqlstate", None) == READ_ONLY:
             self._primary.leave()
         self._serve()
 
     def _drop(self, wire: Wire) -> None:
-        wire.close()
         self._forget(wire)
+        wire.close()
 
     def _forget(self, wire: Wire) -> None:
         self._wires.remove(wire)
@@ -232,10 +233,11 @@ class Pool:
 
     def _look(self) -> None:
         """End what takes too long."""
-        now = time.monotonic()
+        self._timer, now = None, time.monotonic()
         for wire in [each for each in self._wires if each.under_way and now - each.began > self._seconds]:
             self._forget(wire)
             wire.fail(TimeoutError(f"PostgreSQL has not answered within {self._seconds} s"))
+        self._waiting = deque(asked for asked in self._waiting if not asked.answer.done())
         # The first have a connection made for them, which is given up after a time of its own.
         for asked in islice(self._waiting, len(self._connecting), None):
             if now - asked.since >= WAIT_SECONDS:
@@ -243,8 +245,6 @@ class Pool:
         self._serve()
         if self._waiting or any(map(UNDER_WAY, self._wires)):
             self._look_soon()
-        else:
-            self._timer = None
 
 
 def _told(error: Exception) -> Exception:

@@ -89,12 +89,14 @@ class Statement:
         self._encoders = [each.encode for each in takes]
         self._beginning = b"\0%b\0%b%b" % (self._name.encode(), BINARY, struct.pack("!h", len(takes)))
 
-    async def prepare(self, connection: Connection, seconds: float) -> None:
+    async def prepare(self, connection: Connection) -> None:
         """On a connection of the driver's. Raises TypeError when it takes other types than those that are sent."""
-        prepared = await connection.prepare(self.text, name=self._name, timeout=seconds)
+        prepared = await connection.prepare(self.text, name=self._name)
         takes = [each.oid for each in prepared.get_parameters()]
         if takes != self._takes:
             raise TypeError(f"it takes values of the types {takes}, not {self._takes}")
+        # The driver leaves open the transaction in which it has prepared: with its locks, its clock and its time limit.
+        await connection.execute("SELECT 1")
 
     def bound(self, values: Sequence[object]) -> bytes:
         """The messages that execute it with these values, and commit it. Raises what is wrong with a value."""

@@ -36,7 +36,8 @@ class ConnectionLost(ConnectionError):
 class Wire(asyncio.Protocol):
     """One on which the statement was prepared.
 
-    `answered` is called with it after each answer; `lost`, with the reason, when it has ended by itself.
+    `answered` is called with it after each answer; `lost`, with the reason, when it ends by itself, before anybody who
+    waits is told.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Wire(asyncio.Protocol):
         self._waiting.append(answer)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
         if self._rest:
             data = self._rest + data
         at, arrived, read_head, rows = 0, len(data), HEAD.unpack_from, self._rows
@@ -90,8 +93,7 @@ class Wire(asyncio.Protocol):
             if kind == ROW:
                 rows.append(data[at + ROW_BYTES : after])
             elif kind == READY:
-                self._answered()
-                if self._is_over:
+                if not self._answered():
                     return
                 rows = self._rows
             elif kind == ERROR:
@@ -102,26 +104,25 @@ class Wire(asyncio.Protocol):
             at = after
         self._rest = data[at:]
 
-    def _answered(self) -> None:
+    def _answered(self) -> bool:
+        """Whether it goes on."""
         answer = self._waiting.popleft()
         self.under_way -= 1
         self.began = time.monotonic()
-        if self._error is not None:
-            self._refused(answer, self._error)
-            return
         rows, self._rows = self._rows, []
-        if not answer.done():  # who has asked may have left
-            answer.set_result(rows)
-        self._tell(self)
-
-    def _refused(self, answer: Rows, error: asyncpg.PostgresError) -> None:
-        self._rows, self._error = [], None
-        if error.sqlstate in GONE or isinstance(error, InvalidCachedStatementError):
+        error, self._error = self._error, None
+        if error is None:
+            if not answer.done():  # who has asked may have left
+                answer.set_result(rows)
+        elif error.sqlstate in GONE or isinstance(error, InvalidCachedStatementError):
             self._waiting.appendleft(answer)
+            self.under_way += 1
             self._end(error)
+            return False
         else:
             fail(answer, error)
-            self._tell(self)
+        self._tell(self)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._is_over:
@@ -132,8 +133,9 @@ class Wire(asyncio.Protocol):
         self.closed.set()
 
     def _end(self, error: Exception) -> None:
-        self.fail(ConnectionLost(str(error) or type(error).__name__))
+        self._is_over = True
         self._lost(self, error)
+        self.fail(ConnectionLost(str(error) or type(error).__name__))
 
     def fail(self, error: Exception) -> None:
         """Leave it, with this for whoever waits for what it is at; of the others it is not known whether it was."""

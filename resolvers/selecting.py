@@ -43,8 +43,9 @@ class Selecting:
 
     async def _run(self) -> None:
         try:
-            while batch := self._next():
-                await self._answer(batch)
+            while self._waiting:
+                if batch := self._next():  # who waits may have left
+                    await self._answer(batch)
         finally:
             self._free += 1
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,8 @@ from db.connections import WRITING
 from db.statement import BIGINT, BYTES, INSTANT, INTEGER, TEXT, TEXTS, Statement
 from db.wire import ConnectionLost
 from server.embedded import Servers
+
+Asked = asyncio.Task[list[Any]]
 
 # Which connection it was, a number that is passed through, and a setting; after some milliseconds.
 PROBE = Statement(
@@ -46,7 +48,7 @@ async def single(servers: Servers) -> AsyncIterator[Pool]:
     await pool.close()
 
 
-def ask(pool: Pool, *, ms: int = 0, divisor: int = 1, setting: str = "lock_timeout", length: int = 0) -> Awaitable[Any]:
+def ask(pool: Pool, *, ms: int = 0, divisor: int = 1, setting: str = "lock_timeout", length: int = 0) -> Asked:
     return asyncio.create_task(_asked(pool, ms, divisor, setting, length))
 
 
@@ -70,7 +72,14 @@ async def backend(pool: Pool) -> int:
     return pid
 
 
-async def came(asked: list[Awaitable[Any]]) -> list[Any]:
+async def both(pool: Pool) -> set[int]:
+    """Two connections, which are there and idle."""
+    await came([ask(pool), ask(pool)])
+    await comes_to(lambda: len(pool._idle), 2)
+    return {rows[0][0] for rows in await asyncio.gather(*(ask(pool, ms=20) for _ in range(2)))}
+
+
+async def came(asked: list[Asked]) -> list[Any]:
     """What each was answered, or the kind of its failure."""
     ended = await asyncio.gather(*asked, return_exceptions=True)
     return [type(each) if isinstance(each, BaseException) else each[0][1] for each in ended]
@@ -110,7 +119,7 @@ async def test_no_more_connections_are_made_than_may_be_and_whoever_gets_none_in
 
 async def test_who_waits_for_a_connection_and_leaves_takes_none(single: Pool) -> None:
     busy = [ask(single, ms=50) for _ in range(DEPTH)]
-    leaving = [asyncio.ensure_future(ask(single)) for _ in range(3)]
+    leaving = [ask(single) for _ in range(3)]
     await asyncio.sleep(0)
     assert (single.in_use, single.waiting) == (1, 3)
     for each in leaving:
@@ -131,9 +140,8 @@ async def test_statements_follow_each_other_and_each_has_what_it_came_to(single:
 
 async def test_nobody_follows_what_takes_long(servers: Servers) -> None:
     pool = connections.bare_writer(servers.database_url, 2, PROBE)
-    both = {rows[0][0] for rows in await asyncio.gather(*(ask(pool, ms=5) for _ in range(2)))}
-    assert len(both) == 2
-    slow = asyncio.ensure_future(ask(pool, ms=30_000))
+    assert len(await both(pool)) == 2
+    slow = ask(pool, ms=30_000)
     await asyncio.sleep(2 * bare.FRESH_SECONDS)
     # More than would fit behind the other one at once.
     others = [rows[0][0] for rows in await asyncio.gather(*(ask(pool, ms=1) for _ in range(3 * DEPTH)))]
@@ -145,7 +153,7 @@ async def test_nobody_follows_what_takes_long(servers: Servers) -> None:
 
 async def test_a_statement_that_was_left_is_answered_to_nobody_else(single: Pool) -> None:
     for divisor in (1, 2, 5, 10):
-        left = [asyncio.ensure_future(ask(single, ms=1, divisor=0)) for _ in range(2)]
+        left = [ask(single, ms=1, divisor=0) for _ in range(2)]
         after = ask(single, divisor=divisor)
         await asyncio.sleep(0)
         for each in left:
@@ -168,17 +176,14 @@ async def test_what_postgresql_refuses_is_raised_and_the_connection_kept(pool: P
     assert await backend(pool) == before
 
 
-async def test_a_lost_connection_is_said_so_and_no_other_of_that_time_is_used(pool: Pool, servers: Servers) -> None:
-    before = {rows[0][0] for rows in await asyncio.gather(*(ask(pool, ms=5) for _ in range(2)))}
+async def test_a_lost_connection_is_said_so_and_no_other_of_that_time_is_used(pool: Pool) -> None:
+    before = await both(pool)
     following = [ask(pool, ms=30_000) for _ in range(2 * DEPTH)]
     other = await asyncpg.connect(**pool._primary.options)  # in no pool
     victim = before.pop()
     await other.execute(f"SELECT pg_terminate_backend({victim})")
-    lost, *_ = await asyncio.wait(
-        map(asyncio.ensure_future, following), timeout=10, return_when=asyncio.FIRST_EXCEPTION
-    )
-    await comes_to(lambda: sum(each.done() for each in lost), DEPTH)
-    assert await came(list(lost)) == [ConnectionLost] * DEPTH
+    await comes_to(lambda: sum(each.done() for each in following), DEPTH)
+    assert await came([each for each in following if each.done()]) == [ConnectionLost] * DEPTH
     await other.execute(f"SELECT pg_terminate_backend({before.pop()})")
     assert await came(following) == [ConnectionLost] * 2 * DEPTH
     assert await backend(pool) not in (victim, *before)
@@ -199,8 +204,8 @@ async def test_a_server_that_does_not_answer_is_waited_for_so_long_and_no_longer
     pool = Pool(connections.primary(servers.database_url), 1, WRITING, PROBE, 0.3)
     before = await backend(pool)
     asked = [ask(pool, ms=30_000), ask(pool), ask(pool)]
-    # The first is at work for too long; of the others nobody knows.
-    assert await came(asked) == [TimeoutError, ConnectionLost, ConnectionLost]
+    # The first is at work for too long; of the one behind it nobody knows; and the last was not sent.
+    assert await came(asked) == [TimeoutError, ConnectionLost, 10]
     # And that each of many takes long is no reason.
     assert await came([ask(pool, ms=200) for _ in range(3)]) == [10, 10, 10]
     assert await backend(pool) != before
@@ -220,6 +225,34 @@ async def test_a_statement_that_cannot_be_prepared_says_why(servers: Servers) ->
         with pytest.raises(asyncpg.UndefinedFunctionError):
             await pool.fetch()
     await pool.close()
+
+
+async def test_connections_that_nobody_uses_hold_nothing(servers: Servers) -> None:
+    settings = WRITING | {"statement_timeout": "300ms", "application_name": "segmentql-spare"}
+    pool = Pool(connections.primary(servers.database_url), 6, settings, PROBE, 12)
+    assert await came([ask(pool) for _ in range(6)]) == [10] * 6
+    other = await asyncpg.connect(**pool._primary.options)  # in no pool
+    open_ones = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'segmentql-spare' AND xact_start IS NOT NULL"
+    )
+    await comes_to(lambda: pool.in_use, 0)
+    assert await other.fetchval(open_ones) == 0
+    await asyncio.sleep(0.4)
+    # All six at once, those that were never used among them.
+    assert await came([ask(pool, ms=5) for _ in range(6)]) == [10] * 6
+    await other.close()
+    await pool.close()
+
+
+async def test_one_connection_that_ends_by_itself_takes_no_other_with_it(pool: Pool) -> None:
+    await both(pool)
+    other = await asyncpg.connect(**pool._primary.options)  # in no pool
+    await other.execute(f"SELECT pg_terminate_backend({await backend(pool)})")
+    await comes_to(lambda: len(pool._idle), 1)
+    left = list(pool._wires)
+    await backend(pool)
+    assert pool._wires == left
+    await other.close()
 
 
 async def test_values_of_other_types_than_the_statement_takes_are_a_mistake_that_is_found(servers: Servers) -> None:
