@@ -27,8 +27,8 @@ def measure(stage: Stage, who: Sequence[Competitor], plan: Plan) -> tuple[Found,
     """All rounds, and in each how many bare statements there were a second."""
     found: Found = {competitor.name: [] for competitor in who}
     bare = []
-    for _ in range(plan.rounds):
-        one = rounds.measure(stage, works.CHANGE, who, Plan(1, plan.seconds))
+    for number in range(plan.rounds):
+        one = rounds.measure(stage, works.CHANGE, rounds.in_turn(who, number), Plan(1, plan.seconds))
         found = {name: measured + one[name] for name, measured in found.items() if name in one}
         bare.append(_pgbench(stage.data, plan.seconds))
         said(f"change: pgbench: {bare[-1]:,.0f}/s")

@@ -45,8 +45,8 @@ Found = dict[str, list[Measured]]
 def measure(stage: Stage, work: Work, who: Sequence[Competitor], plan: Plan) -> Found:
     """All rounds of a work, of everybody who answers in all of them."""
     found: Found = {competitor.name: [] for competitor in who}
-    for _ in range(plan.rounds):
-        for competitor in [each for each in who if each.name in found]:
+    for number in range(plan.rounds):
+        for competitor in [each for each in in_turn(who, number) if each.name in found]:
             try:
                 one = turn(stage, work, competitor, plan.seconds)
             except wrk.FailedError as error:
@@ -56,6 +56,12 @@ def measure(stage: Stage, work: Work, who: Sequence[Competitor], plan: Plan) -> 
                 found[competitor.name].append(one)
                 said(f"{work.name}: {competitor.title}: {line(one)}")
     return found
+
+
+def in_turn(who: Sequence[Competitor], number: int) -> list[Competitor]:
+    """Another one begins each round: whoever comes after somebody else finds what that has left to be done."""
+    first = number % len(who)
+    return [*who[first:], *who[:first]]
 
 
 def turn(stage: Stage, work: Work, competitor: Competitor, seconds: float) -> Measured:
