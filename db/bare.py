@@ -154,6 +154,8 @@ class Pool:
         if len(self._wires) < self.size:
             return None
         wire = min(self._wires, key=UNDER_WAY)
+        if wire.under_way >= DEPTH:
+            return None
         if self._takes_more(wire):
             return wire
         return next(filter(self._takes_more, self._wires), None)
@@ -165,8 +167,10 @@ class Pool:
         return wire.made > max(self._lost, self._primary.left, time.monotonic() - RECYCLE_SECONDS)
 
     def _grow(self) -> None:
-        for _ in range(min(self.size - len(self._wires) - len(self._connecting), self.waiting)):
-            self._connecting.add(self._loop.create_task(self._connect()))
+        room = self.size - len(self._wires) - len(self._connecting)
+        if room:
+            for _ in range(min(room, self.waiting)):
+                self._connecting.add(self._loop.create_task(self._connect()))
 
     async def _connect(self) -> None:
         """Make one more, or tell the first who waits why there is none."""
