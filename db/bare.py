@@ -13,11 +13,10 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import asyncpg
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from db.gone import CONNECT_SECONDS, GONE, READ_ONLY, RECYCLE_SECONDS, WAIT_SECONDS
-from db.primary import Connection, Primary
+from db.primary import DRIVERS, Connection, Primary
 from db.statement import Row, Statement
 from db.wire import ConnectionLost, Rows, Wire, fail
 
@@ -27,8 +26,6 @@ CLOSE_SECONDS = 2
 DEPTH, FRESH_SECONDS = 2, 0.02
 # How often it is looked who waits for too long.
 LOOKS = 10
-# What the driver raises.
-DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 UNDER_WAY = attrgetter("under_way")
 
 

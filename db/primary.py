@@ -38,7 +38,9 @@ WATCHING = {"application_name": "segmentql-watch"}
 NOT_THE_DRIVERS = frozenset({"prepared_statement_cache_size", "prepared_statement_name_func", "target_session_attrs"})
 ONLY_THE_PRIMARY = ("any", "primary", "read-write")
 NOBODY = "none of the PostgreSQL servers can be written to yet"
-UNREACHABLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# What the driver itself raises; and whatever says that a server cannot be asked.
+DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+UNREACHABLE = (OSError, *DRIVERS)
 
 
 class Place(NamedTuple):

@@ -106,21 +106,18 @@ class Wire(asyncio.Protocol):
 
     def _answered(self) -> bool:
         """Whether it goes on."""
+        error, self._error = self._error, None
+        if error is not None and (error.sqlstate in GONE or isinstance(error, InvalidCachedStatementError)):
+            self._end(error)
+            return False
         answer = self._waiting.popleft()
         self.under_way -= 1
         self.began = time.monotonic()
         rows, self._rows = self._rows, []
-        error, self._error = self._error, None
-        if error is None:
-            if not answer.done():  # who has asked may have left
-                answer.set_result(rows)
-        elif error.sqlstate in GONE or isinstance(error, InvalidCachedStatementError):
-            self._waiting.appendleft(answer)
-            self.under_way += 1
-            self._end(error)
-            return False
-        else:
+        if error is not None:
             fail(answer, error)
+        elif not answer.done():  # who has asked may have left
+            answer.set_result(rows)
         self._tell(self)
         return True
 
