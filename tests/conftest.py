@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import itertools
+import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -41,6 +42,12 @@ EMPTY = """
         UPDATE catalogue SET version = 0 WHERE version <> 0;
     END $$
 """
+
+
+def pytest_configure() -> None:
+    """Have processes that tests start hear of Ctrl-C, which a shell has its work in the background ignore."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
