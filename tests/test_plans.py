@@ -61,7 +61,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted(monkeypatch)
 
 
-# graphql-core awaits nothing beside a field that fails at once.
+# graphql-core awaits nothing beside a field that fails at once. When that is noticed while a named tuple is made, whose
+# code has no builtins, not even the warning can be given that is ignored everywhere.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <coroutine object:pytest.PytestUnraisableExceptionWarning")
 async def test_compiled_queries_answer_what_graphql_core_answers(
     serve: Serve, engine: AsyncEngine, planned: Counter[str], record_property: Callable[[str, object], None]
