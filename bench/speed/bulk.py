@@ -9,7 +9,7 @@ from bench.figures import said
 from bench.speed import works
 from bench.speed.competitors import Competitor
 from bench.speed.data import SEGMENTS
-from bench.speed.rounds import Plan
+from bench.speed.rounds import Plan, in_turn
 from bench.speed.stage import Stage
 
 USERS = 10_000
@@ -21,7 +21,7 @@ def measure(stage: Stage, who: Sequence[Competitor], plan: Plan) -> dict[str, li
     """Of each competitor and round the users a second."""
     found: dict[str, list[float]] = {competitor.name: [] for competitor in who}
     for number in range(-1, plan.rounds):
-        for competitor in who:
+        for competitor in in_turn(who, number):
             rate = _rate(stage, competitor)
             if number < 0:
                 continue  # a warm-up

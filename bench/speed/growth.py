@@ -39,8 +39,8 @@ def _stage(cluster: Database, place: int, size: int, ending: ExitStack) -> Stage
 
 def _rounds(stages: dict[int, Stage], work: Work, plan: Plan) -> Found:
     found: Found = {str(size): [] for size in stages}
-    for _ in range(plan.rounds):
-        for size, stage in stages.items():
+    for number in range(plan.rounds):
+        for size, stage in rounds.in_turn(list(stages.items()), number):
             one = rounds.turn(stage, work, competitors.SEGMENTQL, plan.seconds)
             found[str(size)].append(one)
             said(f"{work.name} of {size:,} memberships: {rounds.line(one)}")

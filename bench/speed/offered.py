@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bench.figures import said
 from bench.speed import works, wrk
 from bench.speed.competitors import Competitor
-from bench.speed.rounds import WARM_UP_SECONDS, Plan, written
+from bench.speed.rounds import WARM_UP_SECONDS, Plan, in_turn, written
 from bench.speed.stage import Stage
 from bench.speed.wrk import Run
 
@@ -13,8 +13,8 @@ from bench.speed.wrk import Run
 def measure(stage: Stage, who: Sequence[Competitor], plan: Plan, rate: float) -> dict[str, list[Run]]:
     """All rounds of everybody who answers in all of them."""
     found: dict[str, list[Run]] = {competitor.name: [] for competitor in who}
-    for _ in range(plan.rounds):
-        for competitor in [each for each in who if each.name in found]:
+    for number in range(plan.rounds):
+        for competitor in [each for each in in_turn(who, number) if each.name in found]:
             server = stage.server(competitor)
             requests = written(stage, works.OFFERED, competitor, "offered")
             stage.make_ready(competitor, works.OFFERED)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from bench.figures import said
 from bench.speed import cost, works, wrk
@@ -14,6 +15,7 @@ from bench.speed.stage import Stage
 from bench.speed.works import Work
 
 WARM_UP_SECONDS = 2
+Each = TypeVar("Each")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def measure(stage: Stage, work: Work, who: Sequence[Competitor], plan: Plan) -> 
     return found
 
 
-def in_turn(who: Sequence[Competitor], number: int) -> list[Competitor]:
+def in_turn(who: Sequence[Each], number: int) -> list[Each]:
     """Another one begins each round: whoever comes after somebody else finds what that has left to be done."""
     first = number % len(who)
     return [*who[first:], *who[:first]]
